@@ -1,0 +1,57 @@
+"""camkit: class activation maps for PyTorch, showing where an image classifier looked.
+
+Public names load when they are first used, so that ``import camkit`` is cheap.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "CAM": "cam",
+    "Explanation": "cam",
+    "METHODS": "methods",
+    "Method": "methods",
+    "EigenSmooth": "smoothing",
+    "AugSmooth": "smoothing",
+    "View": "smoothing",
+    "overlay": "render",
+    "grid": "render",
+    "save_picture": "save",
+    "save_raw": "save",
+    "load_raw": "save",
+    "layer_names": "layers",
+    "CamkitError": "errors",
+    "UsageError": "errors",
+    "CheckpointError": "errors",
+    "LayerError": "errors",
+    "TokenGridError": "errors",
+    "NonFiniteError": "errors",
+    "CamkitWarning": "errors",
+    "EmptyMapWarning": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(f"camkit.{_HOMES[name]}"), name)
+    elif name == "__all__":
+        value = [*_HOMES, *_constructors()]
+    elif not name.startswith("_") and name in (constructors := _constructors()):
+        value = constructors[name]
+    else:
+        raise AttributeError(f"module 'camkit' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, *_constructors()])
+
+
+def _constructors() -> dict[str, Any]:
+    """A named constructor per registered method: ``camkit.GradCAM(model, ...)`` is ``CAM(model, "GradCAM", ...)``."""
+    methods, cam = import_module("camkit.methods"), import_module("camkit.cam")
+    return {method.identifier: partial(cam.CAM, method=method) for method in methods.METHODS.values()}

@@ -1,0 +1,200 @@
+"""CAM: model, layers and method composed into something that explains images."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from camkit.errors import EmptyMapWarning, NonFiniteError
+from camkit.layers import Layer, resolve, unwrap
+from camkit.layout import ReshapeTransform
+from camkit.maps import finish
+from camkit.methods import Method, Reduction, find_method
+from camkit.probe import default_layer
+from camkit.run import Pass, run
+from camkit.shapes import Images, Scores, TargetMaps
+from camkit.targets import Chosen, Targets, is_nested
+from camkit.versions import versions
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Maps and how they were made.
+
+    Attributes:
+        maps: (B, T, H, W) float32 in [0, 1], T targets per image ((B, T, D, H, W) for volumes).
+        raw: layer name to signed, unnormalised maps (B, T, *spatial) at the layer's resolution.
+        logits: (B, K), the model's output for the images as given.
+        scores: (B, T), the scores that were explained.
+        targets: class indices (B, T), or the rows as given where a score function is among them.
+        method: the method's name.
+        layers: the target layers' names.
+        smoothing: the wrappers' names, innermost first.
+        versions: package to version.
+        empty: one line for every map that is zero everywhere, with the reason.
+    """
+
+    maps: TargetMaps
+    raw: dict[str, TargetMaps]
+    logits: Tensor
+    scores: Scores
+    targets: Chosen
+    method: str
+    layers: tuple[str, ...]
+    smoothing: tuple[str, ...]
+    versions: dict[str, str]
+    empty: tuple[str, ...]
+
+
+class CAM:
+    """Class activation maps of a network's images.
+
+    Args:
+        model: a classifier whose forward takes images and returns logits (B, K). ``torch.compile``d, DataParallel and
+            DistributedDataParallel models are unwrapped.
+        method: a name from :data:`camkit.METHODS`, in any case.
+        target_layers: dotted names or modules; several are fused by the mean. None takes the last norm layer that is
+            spatial and live (:func:`camkit.probe.default_layer`), found at the first call and remembered.
+        num_extra_tokens: for token layers, how many tokens in front of the grid belong to no place (class,
+            distillation, registers); None finds out.
+        reshape_transform: your own layout, from a layer's output to (B, C, *spatial); used for its gradient too.
+
+    Raises:
+        UsageError: no such method or layer, or a model that takes no hooks (TorchScript).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: str | Method = "GradCAM",
+        target_layers: Layer | Sequence[Layer] | None = None,
+        *,
+        num_extra_tokens: int | None = None,
+        reshape_transform: ReshapeTransform | None = None,
+    ) -> None:
+        self.model = unwrap(model)
+        self.method = find_method(method)
+        self.num_extra_tokens = num_extra_tokens
+        self.reshape_transform = reshape_transform
+        self.smoothing: tuple[str, ...] = ()
+        self._layers = None if target_layers is None else resolve(self.model, target_layers)
+
+    def __call__(self, images: Images, targets: Targets = None) -> Tensor:
+        """Finished maps of ``images``.
+
+        Args:
+            images: (B, C, H, W) or (B, C, D, H, W), normalised as the model takes them.
+            targets: None for each image's own top class, one class index for all, one per image, a list per image, or
+                callables from one image's output to a scalar in place of indices.
+
+        Returns:
+            (B, H, W) float32 in [0, 1] on the model's device; (B, T, H, W) when ``targets`` holds a list per image.
+
+        Raises:
+            UsageError: images or targets of the wrong shape, count or range.
+            LayerError: a target layer that no map can be made of.
+            NonFiniteError: NaN or infinity in scores, activations or gradients.
+        """
+        maps = self.explain(images, targets).maps
+        return maps if is_nested(targets) else maps[:, 0]
+
+    def explain(self, images: Images, targets: Targets = None) -> Explanation:
+        """Maps of ``images`` with all that belongs to them; arguments and errors as in calling the CAM.
+
+        Warns:
+            EmptyMapWarning: a map is zero everywhere.
+        """
+        explanation = self.compute(images, targets)
+        for line in explanation.empty:
+            warnings.warn(line, EmptyMapWarning, stacklevel=2)
+        return explanation
+
+    def target_layers(self, images: Images) -> dict[str, nn.Module]:
+        """Name to module of the target layers; the default one is found with ``images`` when none were given."""
+        if self._layers is None:
+            self._layers = resolve(self.model, default_layer(self.model, images, self.num_extra_tokens))
+        return self._layers
+
+    def compute(self, images: Images, targets: Targets = None, reduction: Reduction | None = None) -> Explanation:
+        """What :meth:`explain` does, without its warnings; wrappers pass the ``reduction`` they put in place."""
+        layers = self.target_layers(images)
+        with run(
+            self.model,
+            layers,
+            images,
+            targets,
+            gradients=self.method.needs_gradients,
+            num_extra_tokens=self.num_extra_tokens,
+            reshape_transform=self.reshape_transform,
+        ) as evidence:
+            raw, empty = self._maps(evidence, reduction or self.method.reduction)
+        size = images.shape[2:]
+        flat = [maps.flatten(0, 1) for maps in raw.values()]
+        return Explanation(
+            maps=finish(flat, size).unflatten(0, evidence.scores.shape),
+            raw=raw,
+            logits=evidence.logits,
+            scores=evidence.scores,
+            targets=evidence.chosen,
+            method=self.method.name,
+            layers=tuple(layers),
+            smoothing=(),
+            versions=versions(),
+            empty=empty,
+        )
+
+    def _maps(self, evidence: Pass, reduction: Reduction) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Signed maps (B, T, *spatial) per layer, and a line for every one of which nothing would be left."""
+        found: dict[str, list[Tensor]] = {name: [] for name in evidence.activations}
+        reasons: dict[tuple[int, int], list[str]] = {}
+        for target in range(evidence.scores.shape[1]):
+            # Without gradients every target has the same map: it is made once.
+            if target and not self.method.needs_gradients:
+                for maps in found.values():
+                    maps.append(maps[0])
+                continue
+            gradients = evidence.gradients(target) if self.method.needs_gradients else evidence.activations
+            for name, activations in evidence.activations.items():
+                raw = reduction(self.method.weigh(activations, gradients[name]))
+                found[name].append(raw)
+                for image, reason in _diagnose(name, raw, activations, gradients[name]).items():
+                    reasons.setdefault((image, target), []).append(reason)
+        empty = tuple(
+            f"the map of image {image}, target {target} is empty: {'; '.join(lines)}"
+            for (image, target), lines in sorted(reasons.items())
+            if len(lines) == len(found)
+        )
+        return {name: torch.stack(maps, 1) for name, maps in found.items()}, empty
+
+
+def _diagnose(name: str, raw: Tensor, activations: Tensor, gradients: Tensor) -> dict[int, str]:
+    """Image to the reason why nothing would be left of its signed map in layer ``name``.
+
+    Raises:
+        NonFiniteError: NaN or infinity, with the image and the tensor it first appears in.
+    """
+    lowest, highest = raw.flatten(1).aminmax(dim=1)
+    reasons = {}
+    for image, (low, high) in enumerate(zip(lowest.tolist(), highest.tolist(), strict=True)):
+        if not abs(high - low) < float("inf"):
+            kind = "activations" if not activations[image].isfinite().all() else "gradient"
+            kind = kind if not gradients[image].isfinite().all() else f"weighted {kind}"
+            raise NonFiniteError(
+                f"NaN or infinity in the {kind} of layer {name!r}, image {image}: check the checkpoint and the "
+                "precision (bfloat16 or float32 instead of float16)"
+            )
+        if high > 0 and high > low:
+            continue
+        if not activations[image].any():
+            reasons[image] = f"the activations of {name!r} are all zero"
+        elif not gradients[image].any():
+            reasons[image] = f"the gradient in {name!r} is all zero"
+        elif high == low:
+            reasons[image] = f"the evidence in {name!r} is the same everywhere"
+        else:
+            reasons[image] = f"the evidence in {name!r} is negative everywhere"
+    return reasons

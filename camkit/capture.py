@@ -1,0 +1,79 @@
+"""Keep what named modules return during one forward. The only file that registers hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils.hooks import RemovableHandle
+
+
+class Capture:
+    """A context in which the outputs of ``layers`` are kept.
+
+    Every kept tensor is the layer's output as it was when the layer returned it: the network goes on with a clone, so
+    an in-place operation behind the layer can't rewrite what was kept. A layer that runs several times counts with its
+    last call; a layer that doesn't run is absent from ``outputs``.
+
+    With ``roots=True`` a kept tensor that no graph leads to yet becomes the root of one (a detached leaf that requires
+    grad). Nothing before the earliest target layer then takes part in autograd.
+
+    Args:
+        layers: name to module.
+        roots: whether gradients of the outputs will be asked for.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module], *, roots: bool) -> None:
+        self.outputs: dict[str, Any] = {}
+        self._layers = layers
+        self._roots = roots
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> Capture:
+        try:
+            for name, module in self._layers.items():
+                self._handles.append(module.register_forward_hook(self._keeper(name)))
+        except BaseException:
+            self._unhook()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._unhook()
+
+    def _unhook(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _keeper(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+        def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            leaves, structure = tree_flatten(output)
+            inputs = {_storage(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
+            kept = [self._keep(leaf, inputs) for leaf in leaves]
+            # Output order follows execution, not the order asked for, when a layer runs again.
+            self.outputs.pop(name, None)
+            self.outputs[name] = tree_unflatten(kept, structure)
+            return tree_unflatten([leaf.clone() if is_float(leaf) else leaf for leaf in kept], structure)
+
+        return keep
+
+    def _keep(self, leaf: Any, inputs: Iterable[int]) -> Any:
+        if not is_float(leaf):
+            return leaf
+        # A view, or a layer that hands its input on, shares memory with tensors that others may write to.
+        own = leaf.clone() if leaf._is_view() or _storage(leaf) in inputs else leaf
+        return own.detach().requires_grad_() if self._roots and not own.requires_grad else own
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether ``leaf`` is a real floating-point tensor, which activations are."""
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -1,0 +1,49 @@
+"""What camkit raises, and the 'closest names' part of its messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class CamkitError(Exception):
+    """Anything camkit refuses. The message is one line; the CLI prints it and exits with ``exit_code``."""
+
+    exit_code = 1
+
+
+class UsageError(CamkitError, ValueError):
+    """An argument that names nothing that exists, or that contradicts another."""
+
+    exit_code = 2
+
+
+class CheckpointError(CamkitError):
+    """A checkpoint that is missing, unreadable, unsafe to load or fits none of the model."""
+
+
+class LayerError(CamkitError, ValueError):
+    """A target layer that yields no activations or gradients a map could be made of."""
+
+
+class TokenGridError(LayerError):
+    """A token sequence that can't be laid out as a grid."""
+
+
+class NonFiniteError(CamkitError, ArithmeticError):
+    """NaN or infinity in the activations, the gradients or the scores."""
+
+
+class CamkitWarning(UserWarning):
+    """Base of camkit's warnings."""
+
+
+class EmptyMapWarning(CamkitWarning):
+    """A map that is zero everywhere, with the reason."""
+
+
+def closest(name: str, names: Iterable[str], limit: int = 3) -> str:
+    """``"; closest: a, b"`` for the known names most like ``name``, or an empty string."""
+    known = {known.lower(): known for known in names}
+    matches = get_close_matches(name.lower(), known, n=limit, cutoff=0.5)
+    return f"; closest: {', '.join(known[match] for match in matches)}" if matches else ""

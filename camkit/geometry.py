@@ -1,0 +1,168 @@
+"""From picture pixels back to the pixels of the whole input image.
+
+A test pipeline resizes, crops, pads or flips. Rather than knowing every transform, the transforms are run on synthetic
+images whose grey level *is* the position, and the affine that explains what came out is fitted. Pixel centres have
+integer coordinates, the first one 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camkit.errors import CamkitError
+
+Image = NDArray[Any]
+
+_EDGE = 0.55  # half a picture pixel and a little: the fit is good to a few hundredths, no border column may go missing
+_RESAMPLING_REACH = 2  # source pixels next to the border, where bicubic and Lanczos kernels see the border's padding
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """``x = scale_x * u + offset_x``, ``y = scale_y * v + offset_y``: picture pixel (u, v) shows source pixel (x, y).
+
+    ``height`` and ``width`` are the picture's. A negative scale is a flip.
+    """
+
+    scale_x: float
+    offset_x: float
+    scale_y: float
+    offset_y: float
+    height: int
+    width: int
+
+    def to_original(
+        self, values: NDArray[np.float32], size: tuple[int, int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Lay a map over the whole input image.
+
+        Args:
+            values: float32 (h, w), one value per picture pixel; rows and columns beyond the picture (padding that a
+                data preprocessor appends at the bottom and the right) are ignored.
+            size: (H0, W0) of the whole input image.
+
+        Returns:
+            float32 (H0, W0), bilinear, 0 where the picture didn't reach; and bool (H0, W0), where it did.
+        """
+        values = np.asarray(values, dtype=np.float32)[: self.height, : self.width]
+        left, right, part_x, seen_x = _taps(size[1], self.scale_x, self.offset_x, values.shape[1])
+        top, bottom, part_y, seen_y = _taps(size[0], self.scale_y, self.offset_y, values.shape[0])
+        wide = values[:, left] * (1 - part_x) + values[:, right] * part_x
+        full = wide[top] * (1 - part_y)[:, None] + wide[bottom] * part_y[:, None]
+        seen = seen_y[:, None] & seen_x
+        full[~seen] = 0
+        return full, seen
+
+
+def _taps(
+    length: int, scale: float, offset: float, picture: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32], NDArray[np.bool_]]:
+    """For every source pixel along an axis: its two picture neighbours, the second's share, and whether it was seen."""
+    position = (np.arange(length) - offset) / scale
+    seen = (position >= -_EDGE) & (position <= picture - 1 + _EDGE)
+    position = position.clip(0, picture - 1)
+    first = np.floor(position).astype(np.intp)
+    return first, np.minimum(first + 1, picture - 1), (position - first).astype(np.float32), seen
+
+
+def fit_geometry(transform: Callable[[Image], Image], size: tuple[int, int]) -> Geometry:
+    """Fit where a transform takes its pixels from.
+
+    Args:
+        transform: uint8 (H, W, 3) -> uint8 (h, w) or (h, w, C). Called six times; must do the same each time.
+        size: (H, W) of the images that it gets, the whole input image's.
+
+    Raises:
+        CamkitError: What the transform does isn't resize, crop, pad and flip (it rotates, shears, changes colours).
+    """
+    height, width = size
+    white = _grey(transform(np.full((height, width, 3), 255, np.uint8)))
+    black = _grey(transform(np.zeros((height, width, 3), np.uint8)))
+    if white.shape != black.shape:
+        raise _cannot("it gives pictures of several sizes")
+    inside = (white >= 254) & (black <= 1)  # the rest was padded in, whatever the colour of the padding
+    if not inside.any():
+        raise _cannot("it changes colours, or nothing of the image is left")
+    scale_x, offset_x = _fit_axis(transform, size, inside, axis=1)
+    scale_y, offset_y = _fit_axis(transform, size, inside, axis=0)
+    return Geometry(scale_x, offset_x, scale_y, offset_y, *inside.shape)
+
+
+def _fit_axis(
+    transform: Callable[[Image], Image], size: tuple[int, int], inside: NDArray[np.bool_], axis: int
+) -> tuple[float, float]:
+    """Scale and offset along one axis (0: y, 1: x), from ramps of grey levels along it."""
+    length = size[axis]
+    rows, columns = np.nonzero(inside)
+    along, across = (columns, rows) if axis == 1 else (rows, columns)
+    if length == 1:  # no ramp fits on one pixel; all that is inside shows it
+        count = int(along.max() - along.min()) + 1
+        return 1 / count, -(along.min() + along.max()) / 2 / count
+
+    # Coarse: half the levels. Fine: all levels for the stretch that is in the picture. Both must tell the same story;
+    # a transform that stretches contrast shows the two ramps alike.
+    coarse = _Ramp(-length / 2, 1.5 * length)
+    shown = coarse.shown_by(transform, size, inside, axis)
+    low, high = shown.min() - 1.5 * coarse.step, shown.max() + 1.5 * coarse.step
+    low = min(max(0.0, low), length - 2.0)
+    fine = _Ramp(low, max(low + 1.0, min(length - 1.0, high)))
+    source = fine.shown_by(transform, size, inside, axis)
+
+    reach = _RESAMPLING_REACH if length >= 6 * _RESAMPLING_REACH else 0
+    clear = (source > fine.low + max(reach, fine.step)) & (source < fine.high - max(reach, fine.step))
+    if np.ptp(along[clear]) < 2 if clear.any() else True:
+        clear = (source > fine.low) & (source < fine.high)
+    if not clear.any() or np.ptp(along[clear]) == 0:
+        raise _cannot("too little of the image is left to tell")
+    equations = np.stack([along, across, np.ones_like(along)], axis=1).astype(np.float64)
+    (scale, cross, offset), *_ = np.linalg.lstsq(equations[clear], source[clear], rcond=None)
+
+    pixel = max(abs(scale), 1.0)  # a picture pixel or a source pixel, whichever is larger
+    fitted = scale * along + offset + cross * np.median(across)
+    if abs(cross) * np.ptp(across) > pixel or abs(scale) * np.ptp(along) < 0.1 * abs(cross) * np.ptp(across):
+        raise _cannot("it rotates or shears")
+    if np.quantile(np.abs(fitted - source)[clear], 0.99) > max(3 * fine.step, pixel):
+        raise _cannot("it warps the image or changes colours")
+    if np.abs(fitted - shown).max() > 3 * coarse.step + 2 * pixel or abs(scale) * np.ptp(along) < 1e-3:
+        raise _cannot("it changes contrast, or differs from call to call")
+    return float(scale), float(offset + cross * np.median(across))
+
+
+@dataclass(frozen=True)
+class _Ramp:
+    """Grey levels 0 to 255 for the positions ``low`` to ``high``."""
+
+    low: float
+    high: float
+
+    @property
+    def step(self) -> float:
+        return (self.high - self.low) / 255
+
+    def shown_by(
+        self, transform: Callable[[Image], Image], size: tuple[int, int], inside: NDArray[np.bool_], axis: int
+    ) -> NDArray[np.float64]:
+        """The source position that each pixel inside shows: float64, as many as ``inside`` has."""
+        levels = ((np.arange(size[axis]) - self.low) / self.step).round().clip(0, 255).astype(np.uint8)
+        levels = levels[None, :, None] if axis == 1 else levels[:, None, None]
+        grey = _grey(transform(np.broadcast_to(levels, (*size, 3)).copy()))
+        if grey.shape != inside.shape:
+            raise _cannot("it gives pictures of several sizes")
+        return self.low + grey[inside].astype(np.float64) * self.step
+
+
+def _grey(image: Image) -> Image:
+    """Any channel will do: the synthetic images are grey, so that an exchange of channels changes nothing."""
+    return image if image.ndim == 2 else image[..., 0]
+
+
+def _cannot(why: str) -> CamkitError:
+    return CamkitError(
+        f"can't undo what the test pipeline does to the image: {why} (only resize, crop, pad and flip can be undone)"
+        "; leave out --original-size to draw on the picture that the network saw"
+    )

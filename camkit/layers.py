@@ -1,0 +1,120 @@
+"""Dotted layer names and the modules they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from camkit.errors import LayerError, UsageError, closest
+
+Layer = str | nn.Module
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+    nn.RMSNorm,
+)
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Every dotted name that can be a target layer, in the order of registration."""
+    return [name for name, _ in model.named_modules() if name]
+
+
+def resolve(model: nn.Module, layers: Layer | Sequence[Layer]) -> dict[str, nn.Module]:
+    """Find target layers by dotted name or by identity.
+
+    Args:
+        model: the network that owns the layers.
+        layers: one layer or several, each a dotted name or a submodule of ``model``.
+
+    Returns:
+        Name to module, in the order asked for.
+
+    Raises:
+        UsageError: no layer given, one given twice, or one that ``model`` doesn't have.
+        LayerError: a layer compiled by TorchScript, which camkit's hooks can't see into.
+    """
+    wanted = [layers] if isinstance(layers, str | nn.Module) else list(layers)
+    if not wanted:
+        raise UsageError("no target layer given: pass at least one name, or None for the default layer")
+    by_name = {name: module for name, module in model.named_modules() if name}
+    found: dict[str, nn.Module] = {}
+    for layer in wanted:
+        name = layer if isinstance(layer, str) else _name_of(layer, by_name)
+        if name not in by_name:
+            raise UsageError(f"no layer {name!r}{closest(name, by_name)}; {_listing(by_name)}")
+        if name in found:
+            raise UsageError(f"target layer {name!r} is given twice")
+        if isinstance(by_name[name], _script_module()):
+            raise LayerError(f"layer {name!r} is a TorchScript module, which takes no hooks: pass the eager model")
+        found[name] = by_name[name]
+    return found
+
+
+def backbone_of(model: nn.Module) -> tuple[str, nn.Module]:
+    """The part of ``model`` that default layers are chosen from: ``model.backbone`` where there is one, else all."""
+    backbone = getattr(model, "backbone", None)
+    return ("backbone", backbone) if isinstance(backbone, nn.Module) else ("", model)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether ``module`` normalises: a torch norm layer, or a class that says so (LayerNorm2d, GRN, ...)."""
+    name = type(module).__name__.lower()
+    return isinstance(module, _NORMS) or (not list(module.children()) and ("norm" in name or name == "grn"))
+
+
+def declared_extra_tokens(model: nn.Module) -> int | None:
+    """How many class, distillation and register tokens the network says it puts in front, or None if it is silent."""
+    _, backbone = backbone_of(model)
+    for owner in (backbone, getattr(model, "model", None)):
+        for attribute in ("num_extra_tokens", "num_prefix_tokens"):
+            count = getattr(owner, attribute, None)
+            if isinstance(count, int):
+                return count
+    return None
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network itself, behind ``torch.compile``, DataParallel and DistributedDataParallel.
+
+    Raises:
+        UsageError: not a module, or a TorchScript module, which camkit's hooks can't see into.
+    """
+    while isinstance(model, nn.Module):
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            break
+    if isinstance(model, _script_module()):
+        raise UsageError("a TorchScript module takes no hooks on its layers: pass the eager model it was made from")
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _name_of(module: nn.Module, by_name: dict[str, nn.Module]) -> str:
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"a target layer is a dotted name or a module of the model, got {type(module).__name__}")
+    module = unwrap(module)
+    for name, candidate in by_name.items():
+        if candidate is module:
+            return name
+    raise UsageError(f"the {type(module).__name__} given as target layer is not a submodule of the model")
+
+
+def _listing(by_name: dict[str, nn.Module]) -> str:
+    """The top of the tree, and how to see the rest."""
+    top = [name for name in by_name if "." not in name]
+    shown = ", ".join(top[:6]) + (", ..." if len(top) > 6 else "")
+    return f"top-level layers: {shown or 'none'}; list all with: camkit vis-cam IMG CONFIG CHECKPOINT --preview-model"
+
+
+def _script_module() -> type[nn.Module]:
+    from torch.jit import ScriptModule
+
+    return ScriptModule

@@ -1,0 +1,196 @@
+"""The methods: pure functions of a layer's activations and their gradient, and the two reductions over channels.
+
+A method weights the activations; a reduction makes one map of the weighted channels. Both work on any number of
+spatial dimensions and leave their arguments alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from camkit.errors import UsageError, closest
+from camkit.shapes import Activations, Map
+
+GRADCAMPP_EPS = 1e-6
+"""Keeps the denominator of Grad-CAM++'s alpha away from zero."""
+XGRADCAM_EPS = 1e-7
+"""Keeps XGrad-CAM's sum of activations away from zero."""
+
+Weigh = Callable[[Activations, Activations], Activations]
+Reduction = Callable[[Activations], Map]
+
+
+def channel_sum(weighted: Activations) -> Map:
+    """Sum over channels, (B, C, *S) to (B, *S)."""
+    return weighted.sum(1)
+
+
+def principal_component(weighted: Activations) -> Map:
+    """Project every position on the first principal component of an image's positions, (B, C, *S) to (B, *S).
+
+    Rows are positions, columns are channels, each column centred; the projection is on the first right singular
+    vector (Muhammad and Yeasin 2020, eq. 4-6). Its sign is defined: the inner product with the squared L2 norm of
+    each position's uncentred channel vector is not negative, so that hot is where the layer has energy; where that
+    product vanishes, the entry of largest magnitude is positive. An image with NaN or infinity gets a map of NaN.
+    """
+    rows = weighted.flatten(2).transpose(1, 2)
+    centred = rows - rows.mean(1, keepdim=True)
+    projection = _first_component(centred)
+    energy = rows.square().sum(2)
+    return (projection * _sign(projection, energy - energy.mean(1, keepdim=True))).unflatten(1, weighted.shape[2:])
+
+
+def _first_component(rows: Tensor) -> Tensor:
+    """Left singular vector times singular value of the largest singular value, (B, P, C) to (B, P).
+
+    The smaller of the two Gram matrices has the same leading vector as the SVD, and an error of the same order for
+    that vector: squaring the singular values also doubles the relative gap to the second.
+    """
+    wide = rows.shape[1] <= rows.shape[2]
+    # The scale keeps tiny gradients from underflowing when they are squared.
+    scale = rows.abs().amax((1, 2), keepdim=True)
+    scaled = rows / torch.where(scale > 0, scale, 1)
+    gram = scaled @ scaled.mT if wide else scaled.mT @ scaled
+    finite = gram.isfinite().all(2).all(1)
+    values, vectors = torch.linalg.eigh(torch.where(finite[:, None, None], gram, 0))
+    leading = vectors[:, :, -1]
+    if wide:
+        projection = leading * values[:, -1:].clamp(min=0).sqrt()
+    else:
+        projection = (torch.where(finite[:, None, None], scaled, 0) @ leading[:, :, None]).squeeze(2)
+    return torch.where(finite[:, None], projection * scale[:, :, 0], math.nan)
+
+
+def _sign(projection: Tensor, energy: Tensor) -> Tensor:
+    """+1 or -1 per image, (B, P) and (B, P) to (B, 1)."""
+    product = (projection * energy).sum(1, keepdim=True)
+    noise = torch.finfo(projection.dtype).eps * projection.shape[1]
+    tied = product.abs() <= noise * projection.norm(dim=1, keepdim=True) * energy.norm(dim=1, keepdim=True)
+    largest = projection.gather(1, projection.abs().argmax(1, keepdim=True))
+    return torch.where(torch.where(tied, largest, product) < 0, -1.0, 1.0).to(projection.dtype)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method.
+
+    Attributes:
+        name: as in its paper.
+        weigh: activations and their gradient, both (B, C, *S), to weighted activations (B, C, *S).
+        reduction: weighted activations to a signed map (B, *S).
+        weighting: what ``weigh`` does, in words.
+        needs_gradients: whether a backward pass is needed.
+        paper: authors, year and equation.
+    """
+
+    name: str
+    weigh: Weigh
+    reduction: Reduction
+    weighting: str
+    needs_gradients: bool
+    paper: str
+
+    @property
+    def identifier(self) -> str:
+        """The name as Python can spell it: GradCAM++ is GradCAMPlusPlus."""
+        return self.name.replace("+", "Plus")
+
+
+METHODS: dict[str, Method] = {}
+"""Every method there is, by name. The CLI, the tests, the benchmarks and the README's table read it."""
+
+
+def method(
+    name: str, *, paper: str, weighting: str, reduction: Reduction = channel_sum, needs_gradients: bool = True
+) -> Callable[[Weigh], Weigh]:
+    """Register a weighting as a method."""
+
+    def register(weigh: Weigh) -> Weigh:
+        METHODS[name] = Method(name, weigh, reduction, weighting, needs_gradients, paper)
+        return weigh
+
+    return register
+
+
+def find_method(name: str | Method) -> Method:
+    """The method called ``name`` in any case; ``GradCAMPlusPlus`` is an accepted spelling of ``GradCAM++``.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    if isinstance(name, Method):
+        return name
+    spellings = {spelling.lower(): known for known in METHODS.values() for spelling in (known.name, known.identifier)}
+    if not isinstance(name, str) or name.lower() not in spellings:
+        offered = closest(name, METHODS) if isinstance(name, str) else ""
+        raise UsageError(f"no method {name!r}{offered}; there are: {', '.join(METHODS)}")
+    return spellings[name.lower()]
+
+
+def over_space(tensor: Tensor) -> tuple[int, ...]:
+    """The spatial dimensions of a (B, C, *S) tensor."""
+    return tuple(range(2, tensor.ndim))
+
+
+@method("GradCAM", paper="Selvaraju et al. 2017, eq. 1-2", weighting="mean over space of G, per channel")
+def gradcam(activations: Activations, gradients: Activations) -> Activations:
+    """Weight every channel by the mean of its gradient."""
+    return gradients.mean(over_space(gradients), keepdim=True) * activations
+
+
+@method(
+    "GradCAM++",
+    paper="Chattopadhay et al. 2018, eq. 7 and 19",
+    weighting="sum over space of relu(G) alpha, per channel",
+)
+def gradcampp(activations: Activations, gradients: Activations) -> Activations:
+    """Weight every channel by its positive gradients, each with its alpha = G^2 / (2 G^2 + sum(A) G^3)."""
+    space = over_space(activations)
+    positive = gradients.relu()
+    square = positive.square()
+    denominator = 2 * square + activations.sum(space, keepdim=True) * square * positive + GRADCAMPP_EPS
+    # A position without a positive gradient weighs nothing, so alpha is needed nowhere else.
+    weights = torch.where(positive > 0, positive * square / denominator, 0)
+    return weights.sum(space, keepdim=True) * activations
+
+
+@method("XGradCAM", paper="Fu et al. 2020, eq. 8", weighting="sum over space of G A / sum(A), per channel")
+def xgradcam(activations: Activations, gradients: Activations) -> Activations:
+    """Weight every channel by its gradient averaged with the activations as weights."""
+    space = over_space(activations)
+    share = activations / (activations.sum(space, keepdim=True) + XGRADCAM_EPS)
+    return (gradients * share).sum(space, keepdim=True) * activations
+
+
+@method(
+    "EigenCAM",
+    paper="Muhammad and Yeasin 2020, eq. 4-6",
+    weighting="none",
+    reduction=principal_component,
+    needs_gradients=False,
+)
+def eigencam(activations: Activations, gradients: Activations) -> Activations:
+    """Leave the activations as they are: the principal component says what dominates them."""
+    return activations
+
+
+@method(
+    "EigenGradCAM",
+    paper="Muhammad and Yeasin 2020, eq. 4-6, on G A",
+    weighting="G, elementwise",
+    reduction=principal_component,
+)
+def eigengradcam(activations: Activations, gradients: Activations) -> Activations:
+    """Weight every position by its own gradient."""
+    return gradients * activations
+
+
+@method("LayerCAM", paper="Jiang et al. 2021, eq. 5", weighting="relu(G), elementwise")
+def layercam(activations: Activations, gradients: Activations) -> Activations:
+    """Weight every position by its own positive gradient."""
+    return gradients.relu() * activations

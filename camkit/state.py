@@ -1,0 +1,53 @@
+"""A model is after a call what it was before it, also after an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """Run ``model`` in evaluation mode, its parameters frozen, with gradients enabled, and put everything back.
+
+    What is put back: every module's own training flag, every parameter's ``requires_grad``, the grad mode and
+    inference mode around the call, and the random state of the CPU and of the model's CUDA devices. With all
+    parameters frozen, autograd records nothing until a capture makes a root, and never computes a weight's gradient.
+    """
+    # The flags are set directly: train() and eval() are overridden in many backbones and would do more than that.
+    training = [module for module in model.modules() if module.training]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(_cuda_devices(model)):
+        try:
+            for module in training:
+                module.training = False
+            for parameter in trainable:
+                parameter.requires_grad_(False)
+            with _eager(model):
+                yield
+        finally:
+            for module in training:
+                module.training = True
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+
+@contextmanager
+def _eager(model: nn.Module) -> Iterator[None]:
+    """Run compiled parts of ``model`` as the Python they were compiled from: compiled code takes no new hooks."""
+    compiled = any(
+        module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules()
+    )
+    if not compiled:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _cuda_devices(model: nn.Module) -> list[int]:
+    devices = {parameter.device for parameter in model.parameters()}
+    return sorted(device.index for device in devices if device.type == "cuda" and device.index is not None)

@@ -1,0 +1,141 @@
+"""From what the model returns to one score per image and target."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from camkit.errors import NonFiniteError, UsageError
+from camkit.shapes import Categories, Scores
+
+ScoreFunction = Callable[[Tensor], Tensor]
+"""One image's row of the model's output, (K,) or whatever it is, to a scalar."""
+Target = int | ScoreFunction
+Targets = Target | Sequence[Target] | Sequence[Sequence[Target]] | Tensor | None
+Chosen = Categories | tuple[tuple[Target, ...], ...]
+"""What was explained: class indices, or the rows as given where a score function is among them."""
+
+
+def rows(targets: Targets, batch: int) -> list[list[Target]] | None:
+    """One row of targets per image, all of one length, or None for each image's own top class.
+
+    Args:
+        targets: None, one target for all images, one per image, or a list of targets per image. A target is a class
+            index or a callable from one image's output to a scalar.
+        batch: the number of images.
+
+    Raises:
+        UsageError: a count that doesn't match the batch, rows of different lengths, or something that is no target.
+    """
+    if targets is None:
+        return None
+    if isinstance(targets, Tensor) or (hasattr(targets, "tolist") and not callable(targets)):
+        targets = cast(Targets, targets.tolist())
+    if not isinstance(targets, Sequence):
+        return [[_target(cast(Target, targets))] for _ in range(batch)]
+    if len(targets) != batch:
+        hint = f"; for several categories of one image pass a list per image: {[list(targets)]}" if batch == 1 else ""
+        raise UsageError(f"{len(targets)} targets for {batch} image{'s' * (batch != 1)}{hint}")
+    made = [
+        [_target(target) for target in row] if isinstance(row, Sequence | Tensor) else [_target(row)]
+        for row in targets
+    ]
+    lengths = {len(row) for row in made}
+    if len(lengths) > 1 or 0 in lengths:
+        raise UsageError(f"every image needs the same number of targets, at least one; got {[len(r) for r in made]}")
+    return made
+
+
+def is_nested(targets: Targets) -> bool:
+    """Whether ``targets`` holds a list per image, so that maps come as (B, K, H, W) and not as (B, H, W)."""
+    if isinstance(targets, Tensor) or hasattr(targets, "ndim"):
+        return cast(Tensor, targets).ndim > 1
+    return isinstance(targets, Sequence) and any(isinstance(row, Sequence | Tensor) for row in targets)
+
+
+def logits_of(output: Any) -> Tensor:
+    """The tensor that holds the class scores in what a model returned.
+
+    Raises:
+        UsageError: no tensor there, or no way to tell which.
+    """
+    found = output
+    if isinstance(found, dict) and "logits" in found:
+        found = found["logits"]
+    elif hasattr(found, "logits"):
+        found = found.logits
+    elif isinstance(found, list | tuple) and len(found) == 1:
+        found = found[0]
+    if not isinstance(found, Tensor):
+        raise UsageError(
+            f"the model returns {type(output).__name__}, not a tensor of scores: wrap it in a module that returns one"
+        )
+    return found
+
+
+def score(logits: Tensor, wanted: list[list[Target]] | None) -> tuple[Chosen, Scores]:
+    """Choose the targets and compute their scores.
+
+    Args:
+        logits: the model's output, (B, K) for class indices; score functions get ``logits[i]`` whatever its shape.
+        wanted: rows from :func:`rows`, or None for each image's top class.
+
+    Returns:
+        What was chosen, and the scores (B, T), part of the graph of ``logits``.
+
+    Raises:
+        UsageError: a category outside 0..K-1, class indices for an output that isn't (B, K), or a score function that
+            doesn't return one number.
+        NonFiniteError: NaN or infinity among the scores.
+    """
+    if wanted is None or all(isinstance(target, int) for row in wanted for target in row):
+        categories = _categories(logits, cast("list[list[int]] | None", wanted))
+        scores = logits.gather(1, categories)
+        chosen: Chosen = categories
+    else:
+        scores = torch.stack([torch.stack([_one(logits[i], t) for t in row]) for i, row in enumerate(wanted)])
+        chosen = tuple(tuple(row) for row in wanted)
+    if not scores.isfinite().all():
+        bad = (~scores.isfinite()).any(1).nonzero().flatten().tolist()
+        raise NonFiniteError(
+            f"the score of image {', '.join(map(str, bad))} is NaN or infinite: check the checkpoint, the "
+            "normalisation of the images and the precision"
+        )
+    return chosen, scores
+
+
+def _categories(logits: Tensor, wanted: list[list[int]] | None) -> Tensor:
+    if logits.ndim != 2:
+        raise UsageError(
+            f"class targets need logits (batch, classes), the model returns {tuple(logits.shape)}: pass a callable "
+            "from one image's output to a scalar"
+        )
+    if wanted is None:
+        return logits.detach().argmax(1, keepdim=True)
+    count = logits.shape[1]
+    for category in {category for row in wanted for category in row}:
+        if not 0 <= category < count:
+            raise UsageError(f"category {category} is outside 0..{count - 1}")
+    return torch.tensor(wanted, device=logits.device)
+
+
+def _one(row: Tensor, target: Target) -> Tensor:
+    if isinstance(target, int):
+        return _categories(row[None], [[target]])[0, 0].new_zeros(()) + row[target]
+    value = target(row)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise UsageError(f"target {target!r} must return a scalar tensor, got {getattr(value, 'shape', type(value))}")
+    return value.reshape(())
+
+
+def _target(target: Any) -> Target:
+    if callable(target):
+        return cast(ScoreFunction, target)
+    try:
+        return operator.index(target)
+    except TypeError:
+        raise UsageError(f"a target is a class index or a callable, got {target!r}") from None
