@@ -135,7 +135,7 @@ class CAM:
         size = images.shape[2:]
         flat = [maps.flatten(0, 1) for maps in raw.values()]
         return Explanation(
-            maps=finish(flat, size).unflatten(0, evidence.scores.shape),
+            maps=finish(flat, size).reshape(*evidence.scores.shape, *size),
             raw=raw,
             logits=evidence.logits,
             scores=evidence.scores,

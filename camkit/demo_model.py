@@ -91,7 +91,7 @@ _PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw
 
 
 def _block_names() -> Iterator[str]:
-    """timm's block names, in the order in which the weights count them."""
+    """Timm's block names, in the order in which the weights count them."""
     for stage, depth in enumerate(STAGE_DEPTHS):
         for block in range(depth):
             yield f"blocks.{stage}.{block}"

@@ -7,14 +7,16 @@ integer coordinates, the first one 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from camkit.errors import CamkitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Image = NDArray[Any]
 
@@ -53,7 +55,7 @@ class Geometry:
         left, right, part_x, seen_x = _taps(size[1], self.scale_x, self.offset_x, values.shape[1])
         top, bottom, part_y, seen_y = _taps(size[0], self.scale_y, self.offset_y, values.shape[0])
         wide = values[:, left] * (1 - part_x) + values[:, right] * part_x
-        full = wide[top] * (1 - part_y)[:, None] + wide[bottom] * part_y[:, None]
+        full = (wide[top] * (1 - part_y)[:, None] + wide[bottom] * part_y[:, None]).astype(np.float32, copy=False)
         seen = seen_y[:, None] & seen_x
         full[~seen] = 0
         return full, seen
@@ -115,22 +117,27 @@ def _fit_axis(
 
     reach = _RESAMPLING_REACH if length >= 6 * _RESAMPLING_REACH else 0
     clear = (source > fine.low + max(reach, fine.step)) & (source < fine.high - max(reach, fine.step))
-    if np.ptp(along[clear]) < 2 if clear.any() else True:
+    if _extent(along[clear]) < 2:  # a crop out of the very border
         clear = (source > fine.low) & (source < fine.high)
-    if not clear.any() or np.ptp(along[clear]) == 0:
+    if _extent(along[clear]) == 0:
         raise _cannot("too little of the image is left to tell")
     equations = np.stack([along, across, np.ones_like(along)], axis=1).astype(np.float64)
     (scale, cross, offset), *_ = np.linalg.lstsq(equations[clear], source[clear], rcond=None)
 
     pixel = max(abs(scale), 1.0)  # a picture pixel or a source pixel, whichever is larger
-    fitted = scale * along + offset + cross * np.median(across)
-    if abs(cross) * np.ptp(across) > pixel or abs(scale) * np.ptp(along) < 0.1 * abs(cross) * np.ptp(across):
+    offset += cross * np.median(across)
+    fitted = scale * along + offset
+    if abs(cross) * _extent(across) > pixel:
         raise _cannot("it rotates or shears")
     if np.quantile(np.abs(fitted - source)[clear], 0.99) > max(3 * fine.step, pixel):
         raise _cannot("it warps the image or changes colours")
-    if np.abs(fitted - shown).max() > 3 * coarse.step + 2 * pixel or abs(scale) * np.ptp(along) < 1e-3:
+    if np.abs(fitted - shown).max() > 3 * coarse.step + 2 * pixel or scale == 0:
         raise _cannot("it changes contrast, or differs from call to call")
-    return float(scale), float(offset + cross * np.median(across))
+    return float(scale), float(offset)
+
+
+def _extent(positions: NDArray[np.intp]) -> int:
+    return int(np.ptp(positions)) if positions.size else 0
 
 
 @dataclass(frozen=True)

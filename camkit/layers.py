@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -83,13 +84,11 @@ def unwrap(model: nn.Module) -> nn.Module:
     Raises:
         UsageError: not a module, or a TorchScript module, which camkit's hooks can't see into.
     """
-    while isinstance(model, nn.Module):
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        else:
-            break
+    inner: Any = model
+    while inner is not None:
+        model = inner
+        wrapped = "module" if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else "_orig_mod"
+        inner = getattr(model, wrapped, None)
     if isinstance(model, _script_module()):
         raise UsageError("a TorchScript module takes no hooks on its layers: pass the eager model it was made from")
     if not isinstance(model, nn.Module):

@@ -151,7 +151,8 @@ def _fits(grid: Sequence[int], size: Sequence[int]) -> bool:
 
 def _to_grid(tokens: Tensor, extra: int, grid: Sequence[int]) -> Tensor:
     """(B, extra + prod(grid), C) to (B, C, *grid)."""
-    return tokens[:, extra:].movedim(-1, 1).unflatten(2, tuple(grid))
+    places = tokens[:, extra:].movedim(-1, 1)
+    return places.reshape(*places.shape[:2], *grid)
 
 
 def _token_grid(

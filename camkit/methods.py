@@ -42,7 +42,8 @@ def principal_component(weighted: Activations) -> Map:
     centred = rows - rows.mean(1, keepdim=True)
     projection = _first_component(centred)
     energy = rows.square().sum(2)
-    return (projection * _sign(projection, energy - energy.mean(1, keepdim=True))).unflatten(1, weighted.shape[2:])
+    signed = projection * _sign(projection, energy - energy.mean(1, keepdim=True))
+    return signed.reshape(len(weighted), *weighted.shape[2:])
 
 
 def _first_component(rows: Tensor) -> Tensor:

@@ -54,12 +54,13 @@ def overlay(
     colours = cv2.applyColorMap((255 * values).astype(np.uint8), find_colormap(colormap))
     if channel_order == "RGB":
         colours = np.ascontiguousarray(colours[:, :, ::-1])
-    hot = np.float32(colours) / 255
+    hot = colours.astype(np.float32) / 255
     if seen is not None:
         hot = hot * seen[:, :, None]
-    mixed = alpha * hot + (1 - alpha) * (np.float32(image) / 255)
+    mixed = alpha * hot + (1 - alpha) * (image.astype(np.float32) / 255)
     # An all-black mix has nothing to scale.
-    return (255 * (mixed / (mixed.max() or 1))).astype(np.uint8)
+    picture: Picture = (255 * (mixed / (mixed.max() or 1))).astype(np.uint8)
+    return picture
 
 
 def find_colormap(name: str) -> int:
@@ -124,7 +125,8 @@ def _heat(heat: Tensor | NDArray[Any], image: Picture) -> NDArray[np.float32]:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise UsageError(f"the image must be a uint8 array (H, W, 3), got {got}")
-    values = np.float32(heat.detach().cpu().numpy() if isinstance(heat, torch.Tensor) else heat)
+    array = heat.detach().cpu().numpy() if isinstance(heat, torch.Tensor) else heat
+    values: NDArray[np.float32] = np.asarray(array, dtype=np.float32)
     if values.shape != image.shape[:2]:
         raise UsageError(
             f"a map of {values.shape} doesn't lie on an image of {image.shape[:2]}: overlay the image as the network "

@@ -31,7 +31,7 @@ def save_picture(path: str | Path, picture: Picture, *, channel_order: str = "BG
     encoded, data = cv2.imencode(path.suffix.lower(), image)
     if not encoded:
         raise CamkitError(f"can't encode a picture of {picture.shape} as {path.suffix}")
-    return _write(path, lambda file: file.write(data.tobytes()))
+    return write_whole(path, lambda file: file.write(data.tobytes()))
 
 
 def save_raw(path: str | Path, maps: Mapping[str, NDArray[Any]], provenance: Mapping[str, Any]) -> Path:
@@ -48,7 +48,7 @@ def save_raw(path: str | Path, maps: Mapping[str, NDArray[Any]], provenance: Map
     """
     path = check_suffix(path, (".npz",))
     story = np.array(json.dumps(provenance, indent=2))
-    return _write(path, lambda file: np.savez_compressed(file, allow_pickle=False, provenance=story, **dict(maps)))
+    return write_whole(path, lambda file: np.savez_compressed(file, allow_pickle=False, provenance=story, **dict(maps)))
 
 
 def load_raw(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -70,8 +70,12 @@ def check_suffix(path: str | Path, known: tuple[str, ...]) -> Path:
     return path
 
 
-def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
-    """Write to a temporary file beside ``path`` and move it there, so that no half-written file is ever seen."""
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
+    """Write a file beside ``path`` and move it there, so that no half-written one is ever seen; make its folder.
+
+    Raises:
+        CamkitError: the folder or file can't be written.
+    """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

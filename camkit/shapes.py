@@ -17,7 +17,7 @@ else:
         from jaxtyping import Float, Int
     except ImportError:
 
-        class Float:
+        class Float:  # noqa: D101
             def __class_getitem__(cls, item: tuple[type, str]) -> type:
                 return item[0]
 

@@ -38,9 +38,7 @@ def borrowed(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _eager(model: nn.Module) -> Iterator[None]:
     """Run compiled parts of ``model`` as the Python they were compiled from: compiled code takes no new hooks."""
-    compiled = any(
-        module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules()
-    )
+    compiled = any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules())
     if not compiled:
         yield
         return

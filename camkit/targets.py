@@ -41,8 +41,7 @@ def rows(targets: Targets, batch: int) -> list[list[Target]] | None:
         hint = f"; for several categories of one image pass a list per image: {[list(targets)]}" if batch == 1 else ""
         raise UsageError(f"{len(targets)} targets for {batch} image{'s' * (batch != 1)}{hint}")
     made = [
-        [_target(target) for target in row] if isinstance(row, Sequence | Tensor) else [_target(row)]
-        for row in targets
+        [_target(target) for target in row] if isinstance(row, Sequence | Tensor) else [_target(row)] for row in targets
     ]
     lengths = {len(row) for row in made}
     if len(lengths) > 1 or 0 in lengths:

@@ -1,0 +1,471 @@
+"""MMPretrain: config, checkpoint and image in; model, input tensor and class names out.
+
+The only file that imports MMPretrain, MMEngine or MMCV, and only inside functions: that takes seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import logging
+import random
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from camkit.adapters.torchvision_shim import ensure_torchvision
+from camkit.checkpoint import Origin, first_line, load_into, read_checkpoint
+from camkit.errors import CamkitError, UsageError, closest
+from camkit.geometry import Geometry, fit_geometry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+Step = Any  # one built transform: dict -> dict
+_CONFIG_FILES = {".py", ".json", ".yml", ".yaml"}
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image on its way into the network.
+
+    ``inputs`` is (1, C, H, W) on the model's device, normalised; ``picture`` uint8 (H, W, 3), what the network saw
+    before normalisation; ``original`` uint8 (H0, W0, 3), the whole image as the config's loader reads it (orientation,
+    depth and transparency are treated as the loader does). Both are taken for BGR, as MMPretrain's own tools do: a
+    pipeline that exchanges channels on its way shows them exchanged.
+    """
+
+    inputs: Tensor
+    picture: NDArray[np.uint8]
+    original: NDArray[np.uint8]
+    _transform: Callable[[NDArray[Any]], NDArray[Any]] = field(repr=False)
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Where in ``original`` the picture's pixels come from, found when first asked for.
+
+        Raises:
+            CamkitError: The test pipeline does more than resize, crop, pad and flip.
+        """
+        height, width = self.original.shape[:2]
+        return fit_geometry(self._transform, (height, width))
+
+    def to_original(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """A map (H, W) laid over ``original``: float32 (H0, W0), and bool (H0, W0), where the network looked."""
+        height, width = self.original.shape[:2]
+        return self.geometry.to_original(values, (height, width))
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A model in eval mode on its device, and what is known about it.
+
+    ``classes`` are None where unknown, or where their number isn't the model's. ``activation`` turns the model's
+    logits into the scores that MMPretrain prints. ``load_warning`` is one line where only a part of the checkpoint
+    fitted. ``config_source`` is the config's file.
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...] | None
+    activation: Literal["softmax", "sigmoid"]
+    config_source: str
+    checkpoint: Origin | None
+    load_warning: str | None
+    device: torch.device
+    _config: Any = field(repr=False)
+
+    def name(self, category: int) -> str:
+        """The category's class name; ``"category 7"`` where there is none."""
+        if self.classes is not None and 0 <= category < len(self.classes):
+            return self.classes[category]
+        return f"category {category}"
+
+    def prepare(self, image: str | Path) -> Prepared:
+        """Read an image and take it through the config's own test pipeline and data preprocessor.
+
+        Random transforms always draw the same numbers, and the process' own random state stays as it was.
+
+        Raises:
+            CamkitError: The image is missing or unreadable, or the pipeline fails on it.
+            UsageError: The config has no test pipeline.
+        """
+        path = str(image)
+        steps = self._steps
+        _check_file(path)
+        with _same_randomness():
+            results, rest = _load_image(steps, path)
+            loaded = results.pop("img")
+            packed, picture = _run(rest, results | {"img": loaded.copy()}, path)
+
+        def transform(probe: NDArray[Any]) -> NDArray[Any]:
+            probe = probe[..., : loaded.shape[2]] if loaded.ndim == 3 else probe[..., 0]
+            with _same_randomness():
+                return _run(rest, results | {"img": probe.astype(loaded.dtype)}, path)[1]
+
+        from mmengine.dataset import default_collate
+
+        model: Any = self.model
+        inputs = model.data_preprocessor(default_collate([packed]), False)["inputs"]
+        return Prepared(inputs, _bgr(picture), _bgr(_uint8(loaded)), transform)
+
+    @cached_property
+    def _steps(self) -> list[Step]:
+        from mmengine.registry import DefaultScope
+        from mmpretrain.registry import TRANSFORMS
+
+        configs = _test_pipeline(self._config, self.config_source)
+        flip_channels = False
+        if not any("Load" in str(config.get("type")) for config in configs):
+            # Data sets such as CIFAR hand over arrays, in RGB order or grey, where other pipelines load BGR files.
+            preprocessor: Any = getattr(self.model, "data_preprocessor", None)
+            grey = getattr(preprocessor, "mean", torch.zeros(3)).numel() == 1
+            flip_channels = not grey and not getattr(preprocessor, "to_rgb", False)
+            configs = [{"type": "LoadImageFromFile", "color_type": "grayscale" if grey else "color"}, *configs]
+        try:
+            with _quiet(), DefaultScope.overwrite_default_scope("mmpretrain"):
+                steps = [TRANSFORMS.build(config) for config in configs]
+        except Exception as error:
+            raise CamkitError(f"can't build the test pipeline of {self.config_source}: {_reason(error)}") from error
+        if flip_channels:
+            steps.insert(-1, _flip_channels)  # before PackInputs
+        return steps
+
+
+def load(
+    config: str,
+    checkpoint: str | None,
+    *,
+    device: str = "cpu",
+    cfg_options: dict[str, Any] | None = None,
+    trust_checkpoint: bool = False,
+) -> Classifier:
+    """Build a classifier from a config file or a model name that MMPretrain knows (any case).
+
+    Without a checkpoint the weights are random; a config's own ``pretrained`` weights are never fetched.
+
+    Raises:
+        UsageError: No such config or model name; a config that can't be read or holds no model; bad options.
+        CheckpointError: See :func:`camkit.checkpoint.read_checkpoint` and ``load_into``.
+        CamkitError: The device isn't available, a package is missing, or the model can't be built.
+    """
+    place = _device(device)
+    _import_mmpretrain()
+    settings, source = _read_config(config, cfg_options or {})
+    weights = None if checkpoint is None else read_checkpoint(checkpoint, trust=trust_checkpoint)
+    model = _build(settings, source)
+    report = None
+    if weights is not None:
+        with _quiet():
+            report = load_into(model, weights)
+    return Classifier(
+        model=model.to(place).eval(),
+        classes=_classes(settings, weights.meta if weights else {}, model),
+        activation=_activation(model),
+        config_source=source,
+        checkpoint=weights.origin if weights else None,
+        load_warning=report.warning if report else None,
+        device=place,
+        _config=settings,
+    )
+
+
+def parse_cfg_options(options: Sequence[str]) -> dict[str, Any]:
+    """``["model.backbone.depth=18", "a.b=[1,2]"]`` as MMEngine reads it: ``{"model.backbone.depth": 18, ...}``.
+
+    Raises:
+        UsageError: An option that isn't KEY=VALUE, or has unbalanced brackets.
+    """
+    for option in options:
+        if not option.partition("=")[0].strip(". ") or "=" not in option:
+            raise UsageError(f"--cfg-options takes KEY=VALUE, got '{option}'; for example model.backbone.depth=18")
+    _import("mmengine")
+    from mmengine.config import DictAction
+
+    namespace = argparse.Namespace()
+    action = DictAction(["--cfg-options"], "cfg_options")
+    for option in options:
+        try:
+            action(argparse.ArgumentParser(), namespace, [option])
+        except (AssertionError, ValueError) as error:
+            raise UsageError(f"can't read the value in --cfg-options '{option}': {_reason(error)}") from error
+    return dict(getattr(namespace, "cfg_options", {}))
+
+
+def _import_mmpretrain() -> None:
+    ensure_torchvision()
+    for package in ("mmengine", "mmcv", "mmpretrain"):
+        _import(package)
+
+
+def _import(package: str) -> None:
+    try:
+        with _quiet():
+            importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise CamkitError(
+            f"a package that MMPretrain models need is missing: {error.name}; install with: "
+            'pip install "camkit[mmpretrain]"'
+        ) from error
+    except (AssertionError, ImportError) as error:  # AssertionError is how it refuses versions it doesn't know
+        raise CamkitError(f"can't import {package}: {_reason(error)}") from error
+
+
+def _read_config(config: str, options: dict[str, Any]) -> tuple[Any, str]:
+    """The config with the options merged in, and its file."""
+    from mmengine.config import Config
+
+    source = _config_file(config)
+    try:
+        with _quiet():
+            settings = Config.fromfile(source)
+    except Exception as error:
+        raise UsageError(f"can't read the config {source}: {type(error).__name__}: {_reason(error)}") from error
+    try:
+        settings.merge_from_dict(options)
+    except Exception as error:
+        given = ", ".join(f"{key}={value}" for key, value in options.items())
+        raise UsageError(f"--cfg-options {given} doesn't fit the config {source}: {_reason(error)}") from error
+    model = settings.get("model")
+    if not isinstance(model, dict) or "type" not in model:
+        raise UsageError(f"the config {source} has no model = dict(type=...); take the config of a whole classifier")
+    return settings, source
+
+
+def _config_file(config: str) -> str:
+    if Path(config).is_file():
+        return config
+    with _quiet():
+        from mmpretrain.apis.model import ModelHub, list_models
+
+        known = {name.lower(): name for name in list_models()}
+    if config.lower() in known:
+        return str(ModelHub._models_dict[known[config.lower()]].config)
+    hint = closest(Path(config).stem, known.values())
+    advice = f"CONFIG is a file or one of the {len(known)} model names that MMPretrain knows"
+    if "/" in config or Path(config).suffix in _CONFIG_FILES:
+        raise UsageError(f"no config file {config}{hint.replace('closest', 'closest model names')}; {advice}")
+    raise UsageError(f"no model '{config}'{hint}; {advice}")
+
+
+def _build(settings: Any, source: str) -> nn.Module:
+    """The model on the CPU, with the weights that its constructor gives it."""
+    from mmengine.registry import DefaultScope
+    from mmpretrain.registry import MODELS
+
+    config = copy.deepcopy(settings.model)
+    config.setdefault("data_preprocessor", settings.get("data_preprocessor"))
+    _forgo_pretrained(config)
+    try:
+        with _quiet(), DefaultScope.overwrite_default_scope("mmpretrain"):
+            model: nn.Module = MODELS.build(config)
+    except ImportError as error:
+        raise CamkitError(f"a package is missing for the model of {source}: {_reason(error)}") from error
+    except Exception as error:
+        raise CamkitError(f"can't build the model of {source}: {type(error).__name__}: {_reason(error)}") from error
+    return model
+
+
+def _forgo_pretrained(config: Any) -> None:
+    """Timm's and Hugging Face's wrappers download in their constructors where ``pretrained`` is true."""
+    if isinstance(config, dict):
+        if config.get("pretrained") is True:
+            config["pretrained"] = False
+        for value in config.values():
+            _forgo_pretrained(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            _forgo_pretrained(value)
+
+
+def _device(name: str) -> torch.device:
+    available = ["cpu"]
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is not None:
+        available += [f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count())]
+    # "cuda" alone is the current one.
+    if name in available or name in {known.partition(":")[0] for known in available}:
+        return torch.device(name)
+    raise CamkitError(f"no device '{name}' on this machine; available: {', '.join(available)}")
+
+
+def _classes(settings: Any, meta: dict[str, Any], model: nn.Module) -> tuple[str, ...] | None:
+    from mmengine.registry import DefaultScope
+    from mmpretrain.registry import DATASETS
+
+    dataset = _test_dataset(settings)
+    with _quiet(), DefaultScope.overwrite_default_scope("mmpretrain"):
+        kind = dataset.get("type")
+        kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    told = (
+        _dict(meta.get("dataset_meta")).get("classes"),  # MMPretrain 1.x
+        meta.get("CLASSES"),  # its predecessor MMClassification 0.x
+        _dict(dataset.get("metainfo")).get("classes"),
+        dataset.get("classes"),
+        _dict(getattr(kind, "METAINFO", None)).get("classes"),
+    )
+    names = next((names for names in told if isinstance(names, list | tuple) and names), None)
+    if names is None or _category_count(model) not in (None, len(names)):
+        return None
+    return tuple(str(name) for name in names)
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _category_count(model: nn.Module) -> int | None:
+    for owner in (getattr(model, "head", None), model, getattr(model, "model", None)):
+        count = getattr(owner, "num_classes", None)
+        if isinstance(count, int) and count > 0:
+            return count
+    return None
+
+
+def _activation(model: nn.Module) -> Literal["softmax", "sigmoid"]:
+    from mmpretrain.models.heads import MultiLabelClsHead
+
+    return "sigmoid" if isinstance(getattr(model, "head", None), MultiLabelClsHead) else "softmax"
+
+
+def _test_dataset(settings: Any) -> dict[str, Any]:
+    """The innermost test data set: wrappers such as RepeatDataset hold one under the same key."""
+    dataset = _dict(_dict(settings.get("test_dataloader")).get("dataset"))
+    while "pipeline" not in dataset and isinstance(dataset.get("dataset"), dict):
+        dataset = dataset["dataset"]
+    return dataset
+
+
+def _test_pipeline(settings: Any, source: str) -> list[dict[str, Any]]:
+    pipeline = _test_dataset(settings).get("pipeline") or settings.get("test_pipeline")
+    if not isinstance(pipeline, list | tuple) or not all(isinstance(step, dict) for step in pipeline):
+        raise UsageError(
+            f"the config {source} has no test pipeline (test_dataloader.dataset.pipeline); images are prepared with it"
+        )
+    return list(pipeline)
+
+
+def _check_file(path: str) -> None:
+    if "://" in path:  # MMEngine's file backends fetch it
+        return
+    try:
+        with Path(path).open("rb") as file:
+            empty = not file.read(1)
+    except FileNotFoundError as error:
+        raise CamkitError(f"no image {path}; give the path of a picture") from error
+    except IsADirectoryError as error:
+        raise CamkitError(f"{path} is a folder, not an image; name one picture in it") from error
+    except OSError as error:
+        raise CamkitError(f"can't read the image {path}: {error.strerror}") from error
+    if empty:
+        raise CamkitError(f"the image {path} is an empty file")
+
+
+def _load_image(steps: list[Step], path: str) -> tuple[dict[str, Any], list[Step]]:
+    """Run the steps up to the one that has the image; the results so far, and the steps that remain."""
+    results: Any = {"img_path": path}
+    for index, step in enumerate(steps):
+        try:
+            results = step(results)
+        except KeyError as error:
+            raise CamkitError(
+                f"the config's test pipeline starts with {_name(step)}, which can't read an image file (it needs "
+                f"{error}); start it with LoadImageFromFile"
+            ) from error
+        except Exception as error:
+            raise CamkitError(
+                f"can't read {path} as an image ({_reason(error)}); give a picture such as a JPEG or PNG"
+            ) from error
+        image = results.get("img") if isinstance(results, dict) else None
+        if isinstance(image, np.ndarray) and image.ndim in (2, 3) and image.size:
+            return results, steps[index + 1 :]
+    raise CamkitError(f"the config's test pipeline loads no image from {path}; start it with LoadImageFromFile")
+
+
+def _run(steps: list[Step], results: Any, path: str) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+    """Run the steps behind the loading one: what they pack, and the last picture before it was normalised."""
+    picture, normalised, flipped = results["img"], False, False
+    for step in steps:
+        try:
+            results = step(results)
+        except Exception as error:
+            raise CamkitError(
+                f"the config's test pipeline fails on {path} at {_name(step)}: {_reason(error)}"
+            ) from error
+        normalised |= "Normalize" in _name(step)
+        flipped |= step is _flip_channels
+        image = results.get("img") if isinstance(results, dict) else None
+        if image is not None and not isinstance(image, torch.Tensor) and not normalised:
+            picture = np.asarray(image)
+    inputs = _dict(results).get("inputs")
+    if not isinstance(inputs, torch.Tensor) or inputs.ndim != 3:
+        raise CamkitError(f"the config's test pipeline makes no single image of {path}; end it with PackInputs")
+    if tuple(inputs.shape[1:]) != picture.shape[:2]:
+        raise CamkitError(
+            f"the config's test pipeline changes the size of {path} after normalising it: nothing to show"
+        )
+    return results, _uint8(picture[..., ::-1] if flipped else picture)
+
+
+def _flip_channels(results: dict[str, Any]) -> dict[str, Any]:
+    return results | {"img": np.ascontiguousarray(results["img"][..., ::-1])}
+
+
+def _uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
+    if image.dtype == np.uint8:
+        return np.ascontiguousarray(image)
+    return np.asarray(image, dtype=np.float64).round().clip(0, 255).astype(np.uint8)
+
+
+def _bgr(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Three channels: grey ones thrice, transparency dropped."""
+    if image.ndim == 2:
+        image = image[..., None]
+    return image.repeat(3, axis=2) if image.shape[2] < 3 else np.ascontiguousarray(image[..., :3])
+
+
+def _name(step: Step) -> str:
+    return getattr(step, "__name__", type(step).__name__)
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of another package's message."""
+    text = first_line(str(error.args[0] if error.args else error)).partition(". ")[0]
+    return text or type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings and no log lines below ERROR from what is imported or built inside; errors pass."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _same_randomness() -> Iterator[None]:
+    """Start every run of a pipeline from the same random state, and leave the process' own untouched."""
+    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 (what the transforms draw from)
+    torch.default_generator.manual_seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(pytorch)

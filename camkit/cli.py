@@ -1,0 +1,84 @@
+"""The ``camkit`` command. ``camkit --help`` imports no torch: a command's module loads when the command is named."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from camkit.errors import CamkitError
+from camkit.versions import versions
+
+COMMANDS = {
+    "vis-cam": "explain one image with an MMPretrain config and checkpoint",
+    "demo": "explain a built-in picture with a trained network",
+    "methods": "list the methods there are",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 1 for an error, 2 for wrong usage."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = words[0] if words and words[0] in COMMANDS else None
+    options = _parser(command).parse_args(words if command is None else [command, *_unfolded(command, words[1:])])
+    # Libraries below log through this; camkit says what it must in one line.
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # What other packages warn of is no business of the user's; camkit's own warnings are printed as lines.
+            warnings.simplefilter("ignore")
+            _module(options.command).main(options)
+    except CamkitError as error:
+        if options.traceback:
+            raise
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except Exception as error:
+        if options.traceback:
+            raise
+        return _fail(_explained(error), 1)
+    return 0
+
+
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser of all commands, with the arguments of the one that is named."""
+    parser = argparse.ArgumentParser(
+        prog="camkit", description="Class activation maps: where an image classifier looked.", allow_abbrev=False
+    )
+    stood_on = ", ".join(f"{package} {number}" for package, number in versions().items())
+    parser.add_argument("--version", action="version", version=stood_on)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    for name, summary in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary.capitalize() + ".", allow_abbrev=False)
+        if name == command:
+            _module(name).add_arguments(sub)
+            sub.add_argument("--traceback", action="store_true", help="on an error, show where in the code it arose")
+    return parser
+
+
+def _module(command: str) -> Any:
+    return import_module(f"camkit.commands.{command.replace('-', '_')}")
+
+
+def _unfolded(command: str, words: list[str]) -> list[str]:
+    """The words as argparse can take them, where a command has spellings that it can't."""
+    unfold = getattr(_module(command), "unfold", list)
+    return list(unfold(words))
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"camkit: error: {message}", file=sys.stderr)
+    return code
+
+
+def _explained(error: Exception) -> str:
+    """One line for an error that camkit doesn't raise itself."""
+    first = (str(error).splitlines() or [""])[0]
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        return f"out of memory: use a smaller input, a later target layer or another --device ({first})"
+    return f"{type(error).__name__}: {first} (see where with --traceback)"

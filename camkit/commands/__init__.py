@@ -1,0 +1,1 @@
+"""What each ``camkit`` command does; :mod:`camkit.cli` picks one. Only these print."""

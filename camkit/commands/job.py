@@ -1,0 +1,111 @@
+"""What ``vis-cam`` and ``demo`` share: explain one image with several methods, name and draw what comes out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from camkit.cam import CAM, Explanation
+from camkit.probe import default_layer
+from camkit.render import Picture, grid, overlay
+from camkit.save import save_picture
+from camkit.smoothing import AugSmooth, EigenSmooth
+
+if TYPE_CHECKING:
+    from camkit.adapters.mmpretrain import Classifier, Prepared
+
+
+@dataclass(frozen=True)
+class Style:
+    """How maps are drawn."""
+
+    colormap: str = "jet"
+    alpha: float = 0.5
+    original_size: bool = False
+
+
+def explain(
+    classifier: Classifier,
+    prepared: Prepared,
+    methods: Sequence[str],
+    *,
+    target_layers: Sequence[str] = (),
+    categories: Sequence[int] = (),
+    num_extra_tokens: int | None = None,
+    eigen_smooth: bool = False,
+    aug_smooth: bool = False,
+) -> list[Explanation]:
+    """One explanation per method, all of the same layers and categories; empty maps are warned of."""
+    layers = list(target_layers) or [default_layer(classifier.model, prepared.inputs, num_extra_tokens)]
+    explanations = []
+    for method in methods:
+        cam = CAM(classifier.model, method, layers, num_extra_tokens=num_extra_tokens)
+        cam = AugSmooth(EigenSmooth(cam, enabled=eigen_smooth), enabled=aug_smooth)
+        explanations.append(cam.compute(prepared.inputs, [list(categories)] if categories else None))
+        for line in explanations[-1].empty:
+            warn(f"{method}: {line}")
+    return explanations
+
+
+def categories_of(explanation: Explanation) -> list[int]:
+    """The class indices explained for the one image there is."""
+    return [int(cast("int", category)) for category in explanation.targets[0]]
+
+
+def probability(classifier: Classifier, explanation: Explanation, category: int) -> float:
+    """The score of ``category`` as the classifier's head turns logits into scores, in [0, 1]."""
+    logits = explanation.logits[0].double()
+    scores = logits.sigmoid() if classifier.activation == "sigmoid" else logits.softmax(0)
+    return float(scores[category])
+
+
+def label(classifier: Classifier, explanation: Explanation, category: int) -> str:
+    """``281 tabby cat (0.71)``, or ``category 281 (0.71)`` where the names are unknown."""
+    shown = f"{category} {classifier.name(category)}" if classifier.classes else classifier.name(category)
+    return f"{shown} ({probability(classifier, explanation, category):.2f})"
+
+
+def report(classifier: Classifier, explanation: Explanation, *, chosen: bool) -> None:
+    """Print the target layers, the predicted class and, where others were asked for, those explained."""
+    for layer, maps in explanation.raw.items():
+        kind = type(classifier.model.get_submodule(layer)).__name__
+        why = "the last norm layer that is spatial and live; " if chosen else ""
+        print(f"target layer: {layer} ({why}{kind}, grid {'x'.join(map(str, maps.shape[2:]))})")
+    top = int(explanation.logits[0].argmax())
+    print(f"predicted: {label(classifier, explanation, top)}")
+    if categories_of(explanation) != [top]:
+        print(f"explained: {', '.join(label(classifier, explanation, c) for c in categories_of(explanation))}")
+
+
+def draw(prepared: Prepared, explanation: Explanation, style: Style) -> list[Picture]:
+    """One overlay per category."""
+    pictures = []
+    for heat in explanation.maps[0].cpu().numpy():
+        image, seen = prepared.picture, None
+        if style.original_size:
+            image = prepared.original
+            heat, seen = prepared.to_original(heat)
+        # A data preprocessor may pad the picture to a multiple of a stride: that part of the map lies beside it.
+        heat = heat[: image.shape[0], : image.shape[1]]
+        pictures.append(overlay(image, heat, colormap=style.colormap, alpha=style.alpha, seen=seen))
+    return pictures
+
+
+def draw_grid(classifier: Classifier, prepared: Prepared, explanations: Sequence[Explanation], style: Style) -> Picture:
+    """Methods by categories in one labelled picture."""
+    first = explanations[0]
+    columns = [label(classifier, first, category) for category in categories_of(first)]
+    return grid([draw(prepared, each, style) for each in explanations], [e.method for e in explanations], columns)
+
+
+def write(path: Path, picture: Picture) -> None:
+    """Save a picture and say where."""
+    print(f"wrote: {save_picture(path, picture)}")
+
+
+def warn(line: str) -> None:
+    """A line on standard error that doesn't stop the command."""
+    print(f"camkit: warning: {line}", file=sys.stderr)
