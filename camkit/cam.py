@@ -15,7 +15,7 @@ from camkit.layout import ReshapeTransform
 from camkit.maps import finish
 from camkit.methods import Method, Reduction, find_method
 from camkit.probe import default_layer
-from camkit.run import Pass, run
+from camkit.run import Pass, as_input, run
 from camkit.shapes import Images, Scores, TargetMaps
 from camkit.targets import Chosen, Targets, is_nested
 from camkit.versions import versions
@@ -121,6 +121,7 @@ class CAM:
 
     def compute(self, images: Images, targets: Targets = None, reduction: Reduction | None = None) -> Explanation:
         """What :meth:`explain` does, without its warnings; wrappers pass the ``reduction`` they put in place."""
+        images = as_input(self.model, images)
         layers = self.target_layers(images)
         with run(
             self.model,

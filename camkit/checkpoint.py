@@ -16,6 +16,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 from urllib.parse import unquote
 
 import numpy as np
@@ -170,6 +171,8 @@ def _fetch(source: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(source, str(path), progress=sys.stderr.isatty())
     except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, HTTPError):
+            error.close()
         raise CheckpointError(
             f"can't download the checkpoint {source}: {first_line(str(error)) or type(error).__name__}"
             "; download it yourself and give its path"
@@ -179,7 +182,9 @@ def _fetch(source: str) -> Path:
 
 def _unpickle(path: Path, called: str, *, trust: bool) -> object:
     try:
-        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
+        # What the caller allowed already is left out: leaving the context would take it off the list.
+        allowed = set(_harmless()).difference(torch.serialization.get_safe_globals())
+        with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # what doesn't work is an error below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -138,15 +139,19 @@ def _is_channels_last(module: nn.Module, tensor: Tensor, size: Sequence[int]) ->
     if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
         return tensor.shape[-1] == module.normalized_shape[0]
     first, last = tuple(tensor.shape[2:]), tuple(tensor.shape[1:-1])
-    return not _fits(first, size) and _fits(last, size)
+    return _misfit(last, size) < _misfit(first, size)
 
 
-def _fits(grid: Sequence[int], size: Sequence[int]) -> bool:
-    """Whether ``grid`` is ``size`` divided by one stride, up to the rounding of one cell."""
+def _misfit(grid: Sequence[int], size: Sequence[int]) -> int:
+    """How badly ``grid`` is ``size`` divided by one stride: 0 exactly, 1 up to the rounding of one cell, 2 not."""
     pairs = list(zip(grid, size, strict=True))
+    if any(cells > length for cells, length in pairs):
+        return 2
+    if len({Fraction(length, cells) for cells, length in pairs}) == 1:
+        return 0
     lower = max(length / (cells + 1) for cells, length in pairs)
     upper = min(length / max(cells - 1, 0.5) for cells, length in pairs)
-    return all(cells <= length for cells, length in pairs) and lower <= upper
+    return 1 if lower <= upper else 2
 
 
 def _to_grid(tokens: Tensor, extra: int, grid: Sequence[int]) -> Tensor:

@@ -156,7 +156,7 @@ def gradcampp(activations: Activations, gradients: Activations) -> Activations:
     square = positive.square()
     denominator = 2 * square + activations.sum(space, keepdim=True) * square * positive + GRADCAMPP_EPS
     # A position without a positive gradient weighs nothing, so alpha is needed nowhere else.
-    weights = torch.where(positive > 0, positive * square / denominator, 0)
+    weights = torch.where(gradients <= 0, 0, positive * square / denominator)
     return weights.sum(space, keepdim=True) * activations
 
 

@@ -35,7 +35,7 @@ def rows(targets: Targets, batch: int) -> list[list[Target]] | None:
         return None
     if isinstance(targets, Tensor) or (hasattr(targets, "tolist") and not callable(targets)):
         targets = cast(Targets, targets.tolist())
-    if not isinstance(targets, Sequence):
+    if isinstance(targets, str) or not isinstance(targets, Sequence):
         return [[_target(cast(Target, targets))] for _ in range(batch)]
     if len(targets) != batch:
         hint = f"; for several categories of one image pass a list per image: {[list(targets)]}" if batch == 1 else ""

@@ -405,7 +405,7 @@ def _run(steps: list[Step], results: Any, path: str) -> tuple[dict[str, Any], ND
         flipped |= step is _flip_channels
         image = results.get("img") if isinstance(results, dict) else None
         if image is not None and not isinstance(image, torch.Tensor) and not normalised:
-            picture = np.asarray(image)
+            picture = image if isinstance(image, np.ndarray) else np.array(image)
     inputs = _dict(results).get("inputs")
     if not isinstance(inputs, torch.Tensor) or inputs.ndim != 3:
         raise CamkitError(f"the config's test pipeline makes no single image of {path}; end it with PackInputs")
@@ -434,12 +434,14 @@ def _bgr(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _name(step: Step) -> str:
-    return getattr(step, "__name__", type(step).__name__)
+    step = getattr(step, "t", step)  # MMPretrain's wrapper around torchvision's transforms
+    return str(getattr(step, "__name__", type(step).__name__))
 
 
 def _reason(error: Exception) -> str:
     """The first sentence of another package's message."""
-    text = first_line(str(error.args[0] if error.args else error)).partition(". ")[0]
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # str() would quote it
+    text = first_line(text).partition(". ")[0]
     return text or type(error).__name__
 
 

@@ -1,0 +1,177 @@
+"""Captures keep what a layer returned, and leave nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from camkit.cam import CAM
+from camkit.capture import Capture
+from camkit.layers import resolve
+from camkit.methods import METHODS
+from camkit.run import run
+from tests.networks import Returns, SmallCNN, seeded
+
+IMAGES = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def hooks(model: nn.Module) -> int:
+    """How many hooks of any kind hang on the modules of ``model``."""
+    kinds = [kind for kind in vars(model) if kind.endswith("_hooks")]
+    assert "_forward_hooks" in kinds
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layer", ["norm2", "conv2", "relu", "conv1"])
+def test_an_in_place_twin_gives_the_same_map(method: str, layer: str) -> None:
+    plain, inplace = seeded(SmallCNN()), seeded(SmallCNN(inplace=True))
+    assert_close(plain(IMAGES), inplace(IMAGES))
+    expected = CAM(plain, method, layer).explain(IMAGES, 2)
+    made = CAM(inplace, method, layer).explain(IMAGES, 2)
+    assert_close(made.raw, expected.raw)
+    assert_close(made.maps, expected.maps)
+    assert expected.maps.std() > 0.01
+
+
+def test_keeps_the_output_as_it_was_when_the_layer_returned_it() -> None:
+    model = seeded(SmallCNN(inplace=True))
+    expected = model.norm2(model.conv2(model.relu(model.norm1(model.conv1(IMAGES)))))
+    with run(model, resolve(model, "norm2"), IMAGES, 0) as evidence:
+        assert_close(evidence.activations["norm2"], expected.detach())
+
+
+@pytest.mark.parametrize("make", [lambda t: t, lambda t: t.view_as(t), lambda t: t.relu_()], ids=["same", "view", "in place"])
+def test_an_output_that_shares_memory_with_its_input_is_kept_too(make: Callable[[Tensor], Tensor]) -> None:
+    class Overwrites(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Returns(make)
+
+        def forward(self, images: Tensor) -> Tensor:
+            features = self.net.conv(images)
+            made = self.net.layer(features)
+            if not features.requires_grad:
+                features.zero_()
+            return made.flatten(2).mean(2)
+
+    model = seeded(Overwrites())
+    before = make(model.net.conv(IMAGES).detach().clone())  # type: ignore[union-attr, operator]
+    with run(model, resolve(model, "net.layer"), IMAGES, 0) as evidence:
+        assert_close(evidence.activations["net.layer"], before)
+
+
+def test_the_graph_starts_at_the_earliest_target_layer() -> None:
+    model = seeded(SmallCNN())
+    kept: dict[str, Tensor] = {}
+    for name in ("conv1", "conv2", "head"):
+        model.get_submodule(name).register_forward_hook(lambda m, a, out, name=name: kept.__setitem__(name, out))
+    with run(model, resolve(model, ["relu", "norm2"]), IMAGES, 0) as evidence:
+        evidence.gradients(0)
+    assert kept["conv1"].grad_fn is None
+    assert not kept["conv1"].requires_grad
+    assert kept["head"].requires_grad
+
+
+def test_no_weight_gets_a_gradient_and_none_is_in_the_graph() -> None:
+    model = seeded(SmallCNN())
+    seen: list[str] = []
+
+    def walk(node: Any) -> None:
+        seen.append(type(node).__name__)
+        for following, _ in node.next_functions:
+            if following is not None:
+                walk(following)
+
+    logits: list[Tensor] = []
+    handle = model.register_forward_hook(lambda m, a, out: logits.append(out))
+    with run(model, resolve(model, "norm2"), IMAGES, 0) as evidence:
+        walk(logits[0].grad_fn)
+        evidence.gradients(0)
+    handle.remove()
+    # The only leaf is the captured output.
+    assert seen.count("AccumulateGrad") == 1
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_gradients_are_those_of_plain_autograd() -> None:
+    model = seeded(SmallCNN()).double()
+    images = IMAGES.double()
+    outputs: dict[str, Tensor] = {}
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda m, a, out, name=name: outputs.__setitem__(name, out))
+        for name in ("conv1", "norm2")
+    ]
+    total = model(images)[:, 3].sum()
+    expected = torch.autograd.grad(total, [outputs["conv1"], outputs["norm2"]])
+    for handle in handles:
+        handle.remove()
+    with run(model, resolve(model, ["norm2", "conv1"]), images, 3) as evidence:
+        gradients = evidence.gradients(0)
+        assert_close((gradients["conv1"], gradients["norm2"]), expected)
+
+
+def test_a_layer_that_runs_several_times_counts_with_its_last_call() -> None:
+    model = seeded(SmallCNN())
+    with run(model, resolve(model, "relu"), IMAGES, 0) as evidence:
+        features = evidence.activations["relu"]
+        assert_close(model.head(features.flatten(2).mean(2)), evidence.logits)
+        assert_close(evidence.gradients(0)["relu"], (model.head.weight[0] / features[0, 0].numel())[None, :, None, None].expand_as(features))  # type: ignore[index, operator]
+
+
+def test_layers_on_branches_that_dont_meet_before_the_score() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = nn.Conv2d(3, 4, 3)
+            self.right = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            product: Tensor = self.left(images).flatten(2).mean(2) * self.right(images).flatten(2).mean(2)
+            return product
+
+    model = seeded(Branches())
+    result = CAM(model, "GradCAM", ["left", "right"]).explain(IMAGES, 1)
+    for layer in ("left", "right"):
+        alone = CAM(model, "GradCAM", layer).explain(IMAGES, 1)
+        assert_close(result.raw[layer], alone.raw[layer])
+
+
+def test_hooks_come_out_again_also_when_the_model_raises() -> None:
+    model = seeded(SmallCNN())
+    model.conv2.register_forward_hook(lambda *_: None)
+    before = hooks(model)
+    CAM(model, target_layers=["norm1", "norm2"])(IMAGES)
+    assert hooks(model) == before
+    with pytest.raises(RuntimeError), run(model, resolve(model, "norm1"), IMAGES[:, :2], 0):
+        pass
+    assert hooks(model) == before
+
+
+def test_hooks_come_out_when_putting_them_in_fails() -> None:
+    class Refuses(nn.ReLU):
+        def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
+            raise RuntimeError("no hooks here")
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Refuses())
+    with pytest.raises(RuntimeError, match="no hooks here"), Capture(dict(model.named_children()), roots=False):
+        pass
+    assert hooks(model) == 0
+
+
+def test_no_tensor_survives_a_call() -> None:
+    model = seeded(SmallCNN())
+    alive: list[weakref.ref[Tensor]] = []
+    handle = model.conv2.register_forward_hook(lambda m, a, out: alive.append(weakref.ref(out)))
+    cam = CAM(model, "LayerCAM", ["norm1", "norm2"])
+    cam(IMAGES, [[0, 1], [2, 3]])
+    handle.remove()
+    gc.collect()
+    assert [ref() for ref in alive] == [None]

@@ -1,0 +1,101 @@
+"""Names to modules, and the default layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from camkit import CAM
+from camkit.errors import LayerError, UsageError
+from camkit.layers import layer_names, resolve
+from camkit.probe import default_layer, live_layers
+from tests.networks import SmallCNN, SmallViT, seeded
+
+IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_names_and_modules_are_the_same_layer() -> None:
+    model = seeded(SmallCNN())
+    assert resolve(model, ["norm1", model.conv2]) == {"norm1": model.norm1, "conv2": model.conv2}  # type: ignore[list-item]
+    assert resolve(model, "relu") == resolve(model, model.relu)  # type: ignore[arg-type]
+    assert layer_names(model) == ["conv1", "norm1", "conv2", "norm2", "relu", "dropout", "head"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("norm3", r"no layer 'norm3'; closest: norm\d, norm\d; top-level layers: conv1, norm1, .*--preview-model"),
+        (["norm1", "norm1"], "target layer 'norm1' is given twice"),
+        ([], "no target layer given"),
+        ([nn.ReLU()], "the ReLU given as target layer is not a submodule of the model"),
+        ([3], "a target layer is a dotted name or a module of the model, got int"),
+    ],
+)
+def test_layers_that_arent_there(layers: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        CAM(SmallCNN(), target_layers=layers)  # type: ignore[arg-type]
+
+
+def test_a_compiled_or_parallel_model_keeps_its_own_names() -> None:
+    model = seeded(SmallCNN())
+    assert list(CAM(nn.DataParallel(model), target_layers="norm1").target_layers(IMAGES)) == ["norm1"]
+
+
+class TestDefaultLayer:
+    def test_is_the_last_norm_of_a_cnn(self) -> None:
+        assert default_layer(seeded(SmallCNN()), IMAGES) == "norm2"
+
+    @pytest.mark.parametrize("extra", [1, 4])
+    def test_is_in_front_of_the_last_attention_where_only_the_class_token_is_read(self, extra: int) -> None:
+        assert default_layer(seeded(SmallViT(extra=extra)), IMAGES) == "layers.1.ln1"
+
+    def test_is_the_last_norm_where_all_tokens_are_read(self) -> None:
+        assert default_layer(seeded(SmallViT(extra=0)), IMAGES) == "norm"
+
+    def test_is_sought_in_the_backbone_only(self) -> None:
+        model = nn.Sequential()
+        model.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        model.neck = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        assert default_layer(seeded(model), IMAGES) == "backbone.1"
+
+    def test_is_any_live_layer_where_there_is_no_norm(self) -> None:
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        assert default_layer(seeded(model), IMAGES) == "1"
+
+    def test_skips_norms_without_places(self) -> None:
+        pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten(), nn.LayerNorm(4))
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), pooled)
+        assert default_layer(seeded(model), IMAGES) == "1"
+
+    def test_follows_execution_not_registration(self) -> None:
+        class Backwards(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.last, self.first = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+            def forward(self, images: Tensor) -> Tensor:
+                logits: Tensor = self.last(self.first(images).relu()).mean((2, 3))
+                return logits
+
+        assert default_layer(seeded(Backwards()), IMAGES) == "last"
+
+    def test_none_says_what_to_do(self) -> None:
+        with pytest.raises(LayerError, match="no layer of the network has places.*--target-layers"):
+            default_layer(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), IMAGES)
+
+    def test_is_found_once(self) -> None:
+        model = seeded(SmallCNN())
+        cam = CAM(model)
+        cam(IMAGES)
+        runs: list[int] = []
+        handle = model.head.register_forward_hook(lambda *_: runs.append(1))  # type: ignore[union-attr]
+        cam(IMAGES)
+        handle.remove()
+        assert len(runs) == 1
+
+
+def test_live_counts_places_not_tokens() -> None:
+    model = seeded(SmallViT(extra=1))
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
+    assert live_layers(model, layers, IMAGES) == ["layers.0.ln1", "layers.0.ln2", "layers.1.ln1"]

@@ -1,0 +1,163 @@
+"""Every method against its slow oracle, and the laws that all of them obey."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from camkit.errors import UsageError
+from camkit.methods import METHODS, Method, channel_sum, find_method, principal_component
+from tests import oracles
+from tests.networks import evidence
+
+each_method = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+each_reduction = pytest.mark.parametrize("reduction", [None, principal_component], ids=["own", "eigen"])
+
+
+def signed_map(method: Method, a: Tensor, g: Tensor, reduction: Any = None) -> Tensor:
+    made: Tensor = (reduction or method.reduction)(method.weigh(a, g))
+    return made
+
+
+@each_method
+@each_reduction
+@pytest.mark.parametrize("spatial", [(4, 5), (3, 2, 2), (7,)], ids=["2d", "3d", "1d"])
+@pytest.mark.parametrize("relu", [False, True], ids=["signed", "relu"])
+def test_agrees_with_the_slow_oracle(method: Method, reduction: Any, spatial: tuple[int, ...], relu: bool) -> None:
+    a, g = evidence(spatial=spatial)
+    a = a.relu() if relu else a
+    made = signed_map(method, a, g, reduction)
+    slow = [
+        oracles.raw(method.name, a_image.numpy(), g_image.numpy(), eigen=reduction is principal_component)
+        for a_image, g_image in zip(a, g, strict=True)
+    ]
+    assert_close(made, torch.from_numpy(np.stack(slow)), rtol=1e-9, atol=1e-9)
+
+
+@each_method
+@each_reduction
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0])
+def test_float32_agrees_with_float64_at_every_scale_of_gradient(method: Method, reduction: Any, scale: float) -> None:
+    a, g = evidence(seed=1)
+    exact = signed_map(method, a.relu(), scale * g, reduction)
+    single = signed_map(method, a.relu().float(), (scale * g).float(), reduction).double()
+    size = exact.flatten(1).abs().amax(1)
+    assert size.min() > 0
+    assert_close(single / size[:, None, None], exact / size[:, None, None], rtol=0, atol=2e-5)
+
+
+@each_method
+@each_reduction
+class TestLaws:
+    def test_an_image_ignores_its_batch_mates(self, method: Method, reduction: Any) -> None:
+        a, g = evidence()
+        alone = torch.cat([signed_map(method, a[i : i + 1], g[i : i + 1], reduction) for i in range(len(a))])
+        assert_close(signed_map(method, a, g, reduction), alone)
+
+    def test_an_image_ignores_a_broken_batch_mate(self, method: Method, reduction: Any) -> None:
+        a, g = evidence()
+        broken_a, broken_g = a.clone(), g.clone()
+        broken_a[1, 2, 0], broken_g[1, 2, 0] = torch.nan, torch.inf
+        made = signed_map(method, broken_a, broken_g, reduction)
+        assert_close(made[[0, 2]], signed_map(method, a, g, reduction)[[0, 2]])
+        assert made[1].isnan().any()
+
+    def test_permuting_channels_changes_nothing(self, method: Method, reduction: Any) -> None:
+        a, g = evidence()
+        order = torch.tensor([3, 1, 5, 0, 2, 4])
+        assert_close(signed_map(method, a[:, order], g[:, order], reduction), signed_map(method, a, g, reduction))
+
+    @pytest.mark.parametrize("change", [lambda t: t.flip(-1), lambda t: t.flip(-2), lambda t: t.transpose(-1, -2)])
+    def test_moving_the_places_moves_the_map(
+        self, method: Method, reduction: Any, change: Callable[[Tensor], Tensor]
+    ) -> None:
+        a, g = evidence()
+        made = signed_map(method, change(a), change(g), reduction)
+        assert_close(made, change(signed_map(method, a, g, reduction)))
+
+    def test_leaves_its_arguments_alone(self, method: Method, reduction: Any) -> None:
+        a, g = evidence()
+        kept = a.clone(), g.clone()
+        signed_map(method, a, g, reduction)
+        assert_close((a, g), kept, rtol=0, atol=0)
+
+    def test_nothing_in_nothing_out(self, method: Method, reduction: Any) -> None:
+        a, _ = evidence()
+        made = signed_map(method, torch.zeros_like(a), torch.zeros_like(a), reduction)
+        assert_close(made, torch.zeros_like(made))
+
+
+def test_gradcampp_takes_the_papers_alpha() -> None:
+    """Without alpha the weights would be sum(G^2 relu(G)), or sum(relu(G)): both give another ranking of channels."""
+    a, g = evidence(batch=1)
+    weights = (METHODS["GradCAM++"].weigh(a, g) / a)[0, :, 0, 0]
+    without = (g.square() * g.relu()).sum((2, 3))[0]
+    assert not torch.allclose(weights / weights.norm(), without / without.norm(), atol=0.05)
+
+
+def test_gradcampp_survives_a_vanishing_denominator() -> None:
+    """2 G^2 + sum(A) G^3 + eps is zero at a negative gradient here; such a position weighs nothing anyway."""
+    g = torch.tensor([[[[-1.0, 0.5]]]], dtype=torch.float64)
+    a = torch.tensor([[[[1.0, 1.0 + 1e-6]]]], dtype=torch.float64)
+    assert METHODS["GradCAM++"].weigh(a, g).isfinite().all()
+
+
+class TestPrincipalComponent:
+    @pytest.mark.parametrize(("channels", "side"), [(64, 4), (8, 9), (16, 4)], ids=["wide", "tall", "square"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_gram_route_agrees_with_svd(self, channels: int, side: int, dtype: torch.dtype) -> None:
+        weighted = torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        rows = weighted.flatten(2).mT
+        centred = rows - rows.mean(1, keepdim=True)
+        u, s, _ = torch.linalg.svd(centred, full_matrices=False)
+        expected = (u[:, :, 0] * s[:, :1]).reshape(2, side, side)
+        made = principal_component(weighted.to(dtype)).double()
+        sign = (made * expected).sum((1, 2), keepdim=True).sign()
+        assert_close(made, sign * expected, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-9)
+
+    def test_hot_is_where_the_energy_is(self) -> None:
+        weighted = 0.1 * torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(0))
+        for sign in (1, -1):
+            spot = weighted.clone()
+            spot[:, :, 1:3, 1:3] += sign * torch.arange(1.0, 9.0)[None, :, None, None]
+            made = principal_component(spot)[0]
+            assert made[1:3, 1:3].min() > made[3:, 3:].max()
+
+    def test_a_tie_makes_the_largest_entry_positive(self) -> None:
+        # Positions +v, -v and 0, so that energy and projection are orthogonal; -3 v is the largest entry's mirror.
+        weighted = torch.tensor([[[[1.0, -1.0, 0.0]]]], dtype=torch.float64)
+        made = principal_component(weighted)[0, 0]
+        assert_close(made[made.abs().argmax()], torch.tensor(1.0, dtype=torch.float64))
+        assert_close(principal_component(weighted), principal_component(-weighted))
+
+    def test_tiny_values_keep_their_map(self) -> None:
+        weighted = torch.randn(1, 8, 3, 3, generator=torch.Generator().manual_seed(0))
+        assert_close(principal_component(weighted * 1e-25) * 1e25, principal_component(weighted), rtol=1e-4, atol=1e-5)
+
+
+class TestRegistry:
+    @each_method
+    def test_says_where_it_comes_from(self, method: Method) -> None:
+        assert "eq." in method.paper
+        assert method.weigh.__doc__
+        assert method.reduction in (channel_sum, principal_component)
+        assert method.identifier.isidentifier()
+
+    @pytest.mark.parametrize(
+        ("spelling", "name"), [("gradcam", "GradCAM"), ("GRADCAM++", "GradCAM++"), ("gradcamplusplus", "GradCAM++")]
+    )
+    def test_finds_any_case_and_both_spellings(self, spelling: str, name: str) -> None:
+        assert find_method(spelling) is METHODS[name]
+
+    def test_offers_what_was_probably_meant(self) -> None:
+        with pytest.raises(UsageError, match=r"no method 'GradCAN'; closest: GradCAM.*; there are: GradCAM, .*LayerCAM"):
+            find_method("GradCAN")
+
+    def test_the_six_are_there(self) -> None:
+        assert set(METHODS) >= {"GradCAM", "GradCAM++", "XGradCAM", "EigenCAM", "EigenGradCAM", "LayerCAM"}

@@ -1,0 +1,195 @@
+"""Whatever the state of a model and of its surroundings: it works, and it is left as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from camkit import CAM, METHODS, AugSmooth, EigenSmooth
+from camkit.errors import CamkitError, UsageError
+from tests.networks import SmallCNN, SmallViT, seeded
+from tests.test_capture import hooks
+
+IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def state(model: nn.Module) -> dict[str, Any]:
+    """All that a call must leave as it was."""
+    return {
+        "training": [module.training for module in model.modules()],
+        "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
+        "grad": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "tensors": copy.deepcopy(model.state_dict()),
+        "hooks": hooks(model),
+        "grad mode": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "random": torch.get_rng_state(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+    }
+
+
+class Raises(SmallCNN):
+    """Fails behind its layers, with dropout drawn before."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        torch.rand(3)
+        super().forward(images)
+        raise RuntimeError("the model failed")
+
+
+@pytest.fixture(params=[SmallCNN, Raises, SmallViT], ids=["cnn", "raising", "vit"])
+def model(request: pytest.FixtureRequest) -> Iterator[nn.Module]:
+    """A model with mixed flags and gradients from a training step."""
+    network: nn.Module = seeded(request.param())
+    network.train()
+    next(module for name, module in network.named_modules() if "norm" in name or "ln" in name).eval()
+    for index, parameter in enumerate(network.parameters()):
+        parameter.requires_grad_(index % 3 != 0)
+        parameter.grad = torch.full_like(parameter, 0.5) if index % 2 else None
+    yield network
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "surroundings",
+    [nullcontext, torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)],
+    ids=["plain", "no_grad", "inference_mode", "autocast"],
+)
+def test_everything_is_put_back(model: nn.Module, method: str, surroundings: Any) -> None:
+    with surroundings():
+        before = state(model)
+        try:
+            AugSmooth(EigenSmooth(CAM(model, method, "conv1" if isinstance(model, SmallCNN) else "layers.0.ln1")))(IMAGES)
+        except RuntimeError as error:
+            assert isinstance(model, Raises), error
+            assert not isinstance(error, CamkitError)
+        after = state(model)
+    assert_close(after.pop("tensors"), before.pop("tensors"), rtol=0, atol=0)
+    assert_close(after.pop("random"), before.pop("random"), rtol=0, atol=0)
+    for kept, was in zip(after.pop("grad"), before.pop("grad"), strict=True):
+        assert (kept is None) == (was is None)
+        assert kept is None or torch.equal(kept, was)
+    assert after == before
+
+
+@pytest.mark.parametrize("network", [SmallCNN, SmallViT])
+@pytest.mark.parametrize("method", METHODS)
+class TestSameMap:
+    """The map doesn't depend on the state of the model or of its surroundings."""
+
+    def explain(self, model: nn.Module, method: str, images: Tensor = IMAGES) -> Tensor:
+        cam = CAM(model, method)
+        maps = cam(images, [1, 3])
+        assert maps.dtype == torch.float32
+        assert not maps.requires_grad
+        assert maps.is_inference() == torch.is_inference_mode_enabled()
+        return maps
+
+    def test_of_a_frozen_model(self, network: type[nn.Module], method: str) -> None:
+        model = seeded(network())
+        assert_close(self.explain(copy.deepcopy(model).requires_grad_(False), method), self.explain(model, method))
+
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+    def test_without_gradients(self, network: type[nn.Module], method: str, mode: Any) -> None:
+        model = seeded(network())
+        expected = self.explain(model, method)
+        with mode():
+            assert_close(self.explain(model, method, IMAGES.clone()), expected)
+
+    def test_of_a_training_model(self, network: type[nn.Module], method: str) -> None:
+        model = seeded(network())
+        expected = self.explain(model, method)
+        assert_close(self.explain(model.train(), method), expected)
+
+    def test_inside_a_training_step(self, network: type[nn.Module], method: str) -> None:
+        model, alone = seeded(network()), seeded(network())
+        alone(IMAGES).square().sum().backward()
+        loss = model(IMAGES).square().sum()
+        self.explain(model, method)
+        loss.backward()
+        for name, parameter in model.named_parameters():
+            assert_close(parameter.grad, alone.get_parameter(name).grad)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_of_a_half_precision_model(self, network: type[nn.Module], method: str, dtype: torch.dtype) -> None:
+        model = seeded(network())
+        layer = "conv1" if network is SmallCNN else "layers.1.ln1"
+        expected = CAM(model, method, layer)(IMAGES, [1, 3])
+        made = CAM(copy.deepcopy(model).to(dtype), method, layer)(IMAGES, [1, 3])
+        assert made.dtype == torch.float32
+        # XGradCAM divides by a sum of signed activations that can all but cancel, where rounding decides.
+        tolerance = {torch.bfloat16: 0.08, torch.float16: 0.02}[dtype] * (4 if method == "XGradCAM" else 1)
+        assert (made - expected).abs().mean() < tolerance
+
+    def test_under_autocast(self, network: type[nn.Module], method: str) -> None:
+        model = seeded(network())
+        layer = "conv1" if network is SmallCNN else "layers.1.ln1"
+        expected = CAM(model, method, layer)(IMAGES, [1, 3])
+        with torch.autocast("cpu", torch.bfloat16):
+            made = CAM(model, method, layer)(IMAGES, [1, 3])
+        assert made.dtype == torch.float32
+        assert (made - expected).abs().mean() < (0.3 if method == "XGradCAM" else 0.08)
+
+    def test_of_a_wrapped_model(self, network: type[nn.Module], method: str) -> None:
+        model = seeded(network())
+        expected = self.explain(model, method)
+        assert_close(self.explain(nn.DataParallel(model), method), expected)
+
+    def test_of_a_compiled_model(self, network: type[nn.Module], method: str) -> None:
+        model = seeded(network())
+        expected = self.explain(model, method)
+        # Compiling is lazy: the original module is what runs, so no compiler is ever called.
+        compiled = torch.compile(model, backend=_no_compiler)
+        assert_close(self.explain(compiled, method), expected)  # type: ignore[arg-type]
+
+
+def _no_compiler(*_: Any) -> Any:
+    raise AssertionError("compiled code was run")
+
+
+@pytest.mark.parametrize("inside", ["in place", "submodule"])
+def test_parts_compiled_in_place_run_as_written(inside: str) -> None:
+    model = seeded(SmallCNN())
+    expected = CAM(model, "GradCAM", "norm2")(IMAGES, 1)
+    if inside == "in place":
+        model.compile(backend=_no_compiler)
+    else:
+        model.conv2 = torch.compile(model.conv2, backend=_no_compiler)  # type: ignore[assignment]
+    assert_close(CAM(model, "GradCAM", "norm2")(IMAGES, 1), expected)
+
+
+def test_float16_gradients_dont_underflow() -> None:
+    """Gradients of 1e-7 are subnormal in float16; they are computed larger and scaled back."""
+    model = seeded(SmallCNN())
+    model.head.weight.data *= 1e-5  # type: ignore[operator]
+    expected = CAM(model, "GradCAM", "norm2").explain(IMAGES, 1).raw["norm2"]
+    made = CAM(model.half(), "GradCAM", "norm2").explain(IMAGES, 1).raw["norm2"]
+    size = expected.abs().max()
+    assert_close(made / size, expected / size, rtol=0, atol=0.05)
+
+
+def test_a_torchscript_module_is_refused_with_what_to_do() -> None:
+    scripted = torch.jit.trace(seeded(SmallCNN()), IMAGES)
+    with pytest.raises(UsageError, match="TorchScript module takes no hooks.*pass the eager model"):
+        CAM(scripted)
+
+
+def test_something_that_is_no_model_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"must be a torch\.nn\.Module, got str"):
+        CAM("resnet50")  # type: ignore[arg-type]
+
+
+def test_images_may_be_in_a_graph_of_their_own() -> None:
+    model = seeded(SmallCNN())
+    images = IMAGES.clone().requires_grad_()
+    manager: AbstractContextManager[None] = nullcontext()
+    with manager:
+        assert_close(CAM(model)(2 * images, 1), CAM(model)(2 * IMAGES, 1))
+    assert images.grad is None

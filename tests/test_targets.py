@@ -1,0 +1,130 @@
+"""Targets: who is asked for, and that nothing is zipped short."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from camkit import CAM
+from camkit.errors import NonFiniteError, UsageError
+from tests.networks import SmallCNN, seeded
+
+IMAGES = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+CAM_OF_SMALL = CAM(seeded(SmallCNN()), "GradCAM", "norm1")
+
+
+def one(image: int, category: int) -> Tensor:
+    return CAM_OF_SMALL(IMAGES[image : image + 1], category)[0]
+
+
+@pytest.mark.parametrize("targets", [3, [3, 3], [[3], [3]], torch.tensor([3, 3]), np.array([3, 3]), np.int64(3)])
+def test_one_category_in_every_spelling(targets: Any) -> None:
+    result = CAM_OF_SMALL.explain(IMAGES, targets)
+    assert_close(result.maps[:, 0], torch.stack([one(0, 3), one(1, 3)]))
+    assert isinstance(result.targets, Tensor)
+    assert result.targets.tolist() == [[3], [3]]
+
+
+def test_none_is_each_images_own_top_class() -> None:
+    result = CAM_OF_SMALL.explain(IMAGES)
+    top = result.logits.argmax(1)
+    assert_close(result.targets, top[:, None])
+    assert_close(result.maps, CAM_OF_SMALL.explain(IMAGES, top).maps)
+    assert_close(result.scores[:, 0], result.logits.amax(1))
+
+
+def test_one_category_per_image() -> None:
+    assert_close(CAM_OF_SMALL(IMAGES, [4, 0]), torch.stack([one(0, 4), one(1, 0)]))
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_several_categories_from_one_forward(as_tensor: bool) -> None:
+    runs: list[int] = []
+    handle = CAM_OF_SMALL.model.head.register_forward_hook(lambda *_: runs.append(1))  # type: ignore[union-attr]
+    rows = [[0, 1, 2], [4, 1, 0]]
+    maps = CAM_OF_SMALL(IMAGES, torch.tensor(rows) if as_tensor else rows)
+    handle.remove()
+    assert len(runs) == 1
+    assert maps.shape == (2, 3, 12, 12)
+    assert_close(maps, torch.stack([torch.stack([one(i, c) for c in row]) for i, row in enumerate(rows)]))
+
+
+def test_callables_in_place_of_indices() -> None:
+    def margin(logits: Tensor) -> Tensor:
+        return logits[1] - logits[2]
+
+    def second(logits: Tensor) -> Tensor:
+        return logits[2:3]
+
+    result = CAM_OF_SMALL.explain(IMAGES, [[margin, 1], [second, 0]])
+    assert_close(result.maps[0, 1], one(0, 1))
+    assert_close(result.maps[1, 0], one(1, 2))
+    assert_close(result.scores[0, 0], result.logits[0, 1] - result.logits[0, 2])
+    assert result.targets == ((margin, 1), (second, 0))
+    assert_close(CAM_OF_SMALL(IMAGES, lambda logits: logits[3]), CAM_OF_SMALL(IMAGES, 3))
+
+
+@pytest.mark.parametrize(
+    ("batch", "targets", "message"),
+    [
+        (1, [1, 2], r"2 targets for 1 image; for several categories of one image pass a list per image: \[\[1, 2\]\]"),
+        (2, [1, 2, 3], "3 targets for 2 images"),
+        (2, [1], "1 targets for 2 images"),
+        (2, [[1], [1, 2]], r"every image needs the same number of targets.*\[1, 2\]"),
+        (2, [[], []], "at least one"),
+        (2, 5, r"category 5 is outside 0\.\.4"),
+        (2, [0, -1], r"category -1 is outside 0\.\.4"),
+        (2, [lambda row: row[0], 9], r"category 9 is outside 0\.\.4"),
+        (2, "cat", "a target is a class index or a callable, got 'cat'"),
+        (2, [1.5, 2], "a target is a class index or a callable, got 1.5"),
+        (2, lambda row: row, "must return a scalar tensor"),
+        (2, lambda row: 3.0, "must return a scalar tensor"),
+    ],
+)
+def test_targets_that_dont_fit(batch: int, targets: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        CAM_OF_SMALL(IMAGES[:batch], targets)
+
+
+class TestOutputs:
+    class Output(NamedTuple):
+        logits: Tensor
+        other: int
+
+    def net(self, wrap: Any) -> nn.Module:
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = SmallCNN()
+
+            def forward(self, images: Tensor) -> Any:
+                return wrap(self.net(images))
+
+        return seeded(Net())
+
+    @pytest.mark.parametrize("wrap", [lambda t: (t,), lambda t: [t], lambda t: {"logits": t, "x": 1}, lambda t: TestOutputs.Output(t, 1)])
+    def test_logits_are_found(self, wrap: Any) -> None:
+        made = CAM(self.net(wrap), target_layers="net.norm1")(IMAGES, 1)
+        assert_close(made, CAM(self.net(lambda t: t), target_layers="net.norm1")(IMAGES, 1))
+
+    @pytest.mark.parametrize("wrap", [lambda t: (t, t), lambda t: 3, lambda t: {"a": t}])
+    def test_or_not(self, wrap: Any) -> None:
+        with pytest.raises(UsageError, match=r"the model returns (tuple|int|dict), not a tensor of scores"):
+            CAM(self.net(wrap), target_layers="net.norm1")(IMAGES, 1)
+
+    def test_class_targets_need_classes(self) -> None:
+        model = self.net(lambda t: t[:, :, None])
+        with pytest.raises(UsageError, match=r"class targets need logits .*\(2, 5, 1\): pass a callable"):
+            CAM(model, target_layers="net.norm1")(IMAGES, 1)
+        made = CAM(model, target_layers="net.norm1")(IMAGES, lambda row: row[1, 0])
+        assert_close(made, CAM(self.net(lambda t: t), target_layers="net.norm1")(IMAGES, 1))
+
+    def test_scores_that_are_no_numbers(self) -> None:
+        model = self.net(lambda t: t * torch.tensor([[1.0], [torch.nan]]))
+        with pytest.raises(NonFiniteError, match="the score of image 1 is NaN or infinite"):
+            CAM(model, target_layers="net.norm1")(IMAGES, 1)
