@@ -16,7 +16,6 @@ _HOMES = {
     "Method": "methods",
     "EigenSmooth": "smoothing",
     "AugSmooth": "smoothing",
-    "View": "smoothing",
     "overlay": "render",
     "grid": "render",
     "save_picture": "save",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from camkit.shapes import Map
+from camkit.shapes import InputMap, Map
 
 NORMALISE_EPS = 1e-7
 """Keeps a map that is zero everywhere from being divided by zero."""
@@ -22,13 +22,13 @@ def normalise(maps: Map) -> Map:
     return shifted / (shifted.amax(space, keepdim=True) + NORMALISE_EPS)
 
 
-def resize(maps: Map, size: Sequence[int]) -> Map:
+def resize(maps: Map, size: Sequence[int]) -> InputMap:
     """Linear interpolation to ``size``, half-pixel centres, no antialiasing."""
     mode = _INTERPOLATION[maps.ndim - 1]
     return functional.interpolate(maps[:, None], size=tuple(size), mode=mode, align_corners=False)[:, 0]
 
 
-def finish(layers: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+def finish(layers: Sequence[Tensor], size: Sequence[int]) -> InputMap:
     """Make finished maps of signed ones.
 
     Args:

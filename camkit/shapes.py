@@ -29,6 +29,8 @@ Activations = Float[Tensor, "batch features *spatial"]
 """A target layer's output, or its gradient, after layout: channels first, ``*spatial`` at the layer's resolution."""
 Map = Float[Tensor, "batch *spatial"]
 """One signed, unnormalised map per image, at the layer's resolution."""
+InputMap = Float[Tensor, "batch *size"]
+"""One map per image at the input's resolution."""
 TargetMaps = Float[Tensor, "batch targets *spatial"]
 """One map per image and target."""
 Scores = Float[Tensor, "batch targets"]

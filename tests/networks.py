@@ -12,7 +12,7 @@ from camkit.capture import is_float
 from camkit.shapes import Activations
 
 
-def seeded(model: nn.Module, seed: int = 0) -> nn.Module:
+def seeded(model: nn.Module, seed: int = 0) -> Any:
     """``model`` with random weights and batch-norm statistics of ordinary size, in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():

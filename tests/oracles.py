@@ -84,7 +84,7 @@ def resize(m: Array, size: tuple[int, ...]) -> Array:
         rows: list[Any] = []
         for i in range(length):
             x = min(max((i + 0.5) * source.shape[0] / length - 0.5, 0.0), source.shape[0] - 1.0)
-            low = int(math.floor(x))
+            low = math.floor(x)
             high = min(low + 1, source.shape[0] - 1)
             rows.append(source[low] * (1 - (x - low)) + source[high] * (x - low))
         m = np.moveaxis(np.array(rows), 0, axis)

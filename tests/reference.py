@@ -8,7 +8,6 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -29,7 +28,7 @@ def reference_maps(
     layers: Sequence[str],
     targets: Sequence[int] | None,
     *,
-    layout: Layout,
+    layout: Layout | None,
     eigen_smooth: bool = False,
     aug_smooth: bool = False,
 ) -> FloatArray:
@@ -46,7 +45,7 @@ def reference_raw(
     layer: str,
     targets: Sequence[int] | None,
     *,
-    layout: Layout,
+    layout: Layout | None,
     eigen_smooth: bool = False,
 ) -> FloatArray:
     """The reference's signed map at the layer's own resolution, ``(B, h, w)``."""

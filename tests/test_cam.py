@@ -128,7 +128,7 @@ def test_aug_smooth_decides_the_class_once_on_the_image_as_given() -> None:
 
     cam = AugSmooth(CAM(seeded(Fickle()), "GradCAM", "norm2"))
     result = cam.explain(IMAGES)
-    assert result.targets.tolist() == [[0], [0]]  # type: ignore[union-attr]
+    assert result.targets.tolist() == [[0], [0]]
     assert_close(result.maps, cam.explain(IMAGES, 0).maps)
 
 
@@ -151,14 +151,14 @@ class TestExplanation:
         assert {name: maps.shape for name, maps in result.raw.items()} == {"norm2": (2, 3, 8, 8), "conv1": (2, 3, 8, 8)}
         assert (result.method, result.layers, result.smoothing) == ("LayerCAM", ("norm2", "conv1"), ("EigenSmooth",))
         assert_close(result.logits, model(IMAGES).detach())
-        assert_close(result.scores, result.logits.gather(1, result.targets))  # type: ignore[arg-type]
+        assert_close(result.scores, result.logits.gather(1, result.targets))
         assert result.versions["torch"] == torch.__version__
         assert result.empty == ()
 
     def test_is_frozen(self) -> None:
         result = CAM(seeded(SmallCNN())).explain(IMAGES)
         with pytest.raises(dataclasses.FrozenInstanceError):
-            result.method = "other"  # type: ignore[misc]
+            result.method = "other"
 
     def test_raw_maps_are_signed_and_unnormalised(self) -> None:
         model = seeded(SmallCNN())
@@ -213,8 +213,8 @@ class TestEmptyMaps:
         if "negative" in reason:
             cam = CAM(cam.model, "GradCAM", "conv")
             images = IMAGES[:1].abs()
-            cam.model.conv.weight.data.abs_()  # type: ignore[union-attr, operator]
-            cam.model.conv.bias.data.abs_()  # type: ignore[union-attr, operator]
+            cam.model.conv.weight.data.abs_()
+            cam.model.conv.bias.data.abs_()
         else:
             images = IMAGES[:1]
         with pytest.warns(EmptyMapWarning, match=f"the map of image 0, target [01] is empty: {reason}"):
@@ -224,15 +224,15 @@ class TestEmptyMaps:
 
     def test_constant_evidence(self) -> None:
         cam = self.cam(lambda t: t.mean((2, 3)))
-        cam.model.conv.weight.data.zero_()  # type: ignore[union-attr, operator]
-        cam.model.conv.bias.data.fill_(1.0)  # type: ignore[union-attr, operator]
+        cam.model.conv.weight.data.zero_()
+        cam.model.conv.bias.data.fill_(1.0)
         with pytest.warns(EmptyMapWarning, match="the evidence in 'conv' is the same everywhere"):
             cam(IMAGES[:1], 0)
 
     def test_dead_activations(self) -> None:
         cam = self.cam(lambda t: t.mean((2, 3)))
-        cam.model.conv.weight.data.zero_()  # type: ignore[union-attr, operator]
-        cam.model.conv.bias.data.zero_()  # type: ignore[union-attr, operator]
+        cam.model.conv.weight.data.zero_()
+        cam.model.conv.bias.data.zero_()
         with pytest.warns(EmptyMapWarning, match="the activations of 'conv' are all zero"):
             cam(IMAGES[:1], 0)
 
@@ -268,7 +268,9 @@ class TestEmptyMaps:
         elif method == "EigenCAM":
             cam(images, 0)
             return
-        with pytest.raises(NonFiniteError, match=f"NaN or infinity in the (weighted )?{where}.* of layer 'conv', image 1"):
+        with pytest.raises(
+            NonFiniteError, match=f"NaN or infinity in the (weighted )?{where}.* of layer 'conv', image 1"
+        ):
             cam(images, 0)
 
 

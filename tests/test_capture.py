@@ -48,7 +48,9 @@ def test_keeps_the_output_as_it_was_when_the_layer_returned_it() -> None:
         assert_close(evidence.activations["norm2"], expected.detach())
 
 
-@pytest.mark.parametrize("make", [lambda t: t, lambda t: t.view_as(t), lambda t: t.relu_()], ids=["same", "view", "in place"])
+@pytest.mark.parametrize(
+    "make", [lambda t: t, lambda t: t.view_as(t), lambda t: t.relu_()], ids=["same", "view", "in place"]
+)
 def test_an_output_that_shares_memory_with_its_input_is_kept_too(make: Callable[[Tensor], Tensor]) -> None:
     class Overwrites(nn.Module):
         def __init__(self) -> None:
@@ -63,7 +65,7 @@ def test_an_output_that_shares_memory_with_its_input_is_kept_too(make: Callable[
             return made.flatten(2).mean(2)
 
     model = seeded(Overwrites())
-    before = make(model.net.conv(IMAGES).detach().clone())  # type: ignore[union-attr, operator]
+    before = make(model.net.conv(IMAGES).detach().clone())
     with run(model, resolve(model, "net.layer"), IMAGES, 0) as evidence:
         assert_close(evidence.activations["net.layer"], before)
 
@@ -123,7 +125,10 @@ def test_a_layer_that_runs_several_times_counts_with_its_last_call() -> None:
     with run(model, resolve(model, "relu"), IMAGES, 0) as evidence:
         features = evidence.activations["relu"]
         assert_close(model.head(features.flatten(2).mean(2)), evidence.logits)
-        assert_close(evidence.gradients(0)["relu"], (model.head.weight[0] / features[0, 0].numel())[None, :, None, None].expand_as(features))  # type: ignore[index, operator]
+        assert_close(
+            evidence.gradients(0)["relu"],
+            (model.head.weight[0] / features[0, 0].numel())[None, :, None, None].expand_as(features),
+        )
 
 
 def test_layers_on_branches_that_dont_meet_before_the_score() -> None:

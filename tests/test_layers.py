@@ -17,8 +17,8 @@ IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 def test_names_and_modules_are_the_same_layer() -> None:
     model = seeded(SmallCNN())
-    assert resolve(model, ["norm1", model.conv2]) == {"norm1": model.norm1, "conv2": model.conv2}  # type: ignore[list-item]
-    assert resolve(model, "relu") == resolve(model, model.relu)  # type: ignore[arg-type]
+    assert resolve(model, ["norm1", model.conv2]) == {"norm1": model.norm1, "conv2": model.conv2}
+    assert resolve(model, "relu") == resolve(model, model.relu)
     assert layer_names(model) == ["conv1", "norm1", "conv2", "norm2", "relu", "dropout", "head"]
 
 
@@ -34,7 +34,7 @@ def test_names_and_modules_are_the_same_layer() -> None:
 )
 def test_layers_that_arent_there(layers: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        CAM(SmallCNN(), target_layers=layers)  # type: ignore[arg-type]
+        CAM(SmallCNN(), target_layers=layers)
 
 
 def test_a_compiled_or_parallel_model_keeps_its_own_names() -> None:
@@ -89,7 +89,7 @@ class TestDefaultLayer:
         cam = CAM(model)
         cam(IMAGES)
         runs: list[int] = []
-        handle = model.head.register_forward_hook(lambda *_: runs.append(1))  # type: ignore[union-attr]
+        handle = model.head.register_forward_hook(lambda *_: runs.append(1))
         cam(IMAGES)
         handle.remove()
         assert len(runs) == 1

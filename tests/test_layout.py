@@ -80,7 +80,9 @@ def test_tokens_that_make_no_grid_say_what_would_fit(given: int) -> None:
 
 
 def test_tokens_that_never_fit_say_so() -> None:
-    with pytest.raises(TokenGridError, match="L=63 tokens.*no number of extra tokens would fit: pass reshape_transform"):
+    with pytest.raises(
+        TokenGridError, match="L=63 tokens.*no number of extra tokens would fit: pass reshape_transform"
+    ):
         plan("layer", nn.Identity(), torch.zeros(2, 63, 3), images(21, 21))
 
 
@@ -106,7 +108,7 @@ def test_channels_last_is_told_by_a_layer_norm() -> None:
 @pytest.mark.parametrize("size", [(16, 16), (16, 32), (32, 16)])
 def test_the_map_of_a_token_network_moves_with_the_evidence(extra: int, size: tuple[int, int]) -> None:
     model = seeded(SmallViT(size, extra))
-    model.position.data.zero_()  # type: ignore[operator, union-attr]
+    model.position.data.zero_()
     cam = CAM(model, "EigenCAM", "patch")
     by_tokens = CAM(model, "EigenCAM", "layers.0.ln1")
     x = 0.05 * torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2))
@@ -156,7 +158,10 @@ class TestReshapeTransform:
     [
         (lambda t: t.mean((2, 3)), r"gives \(2, 5\), which has no spatial positions"),
         (lambda t: t.mean((2, 3), keepdim=True), r"has a single position \(grid 1x1\)"),
-        (lambda t: t.reshape(4, 5, -1, 16), r"gives \(4, 5, 8, 16\) for a batch of 2: its first dimension isn't the batch"),
+        (
+            lambda t: t.reshape(4, 5, -1, 16),
+            r"gives \(4, 5, 8, 16\) for a batch of 2: its first dimension isn't the batch",
+        ),
         (lambda t: t[:, :, None], r"gives \(2, 5, 1, 16, 16\) for images \(2, 3, 32, 32\): pass reshape_transform"),
     ],
 )

@@ -156,7 +156,9 @@ class TestRegistry:
         assert find_method(spelling) is METHODS[name]
 
     def test_offers_what_was_probably_meant(self) -> None:
-        with pytest.raises(UsageError, match=r"no method 'GradCAN'; closest: GradCAM.*; there are: GradCAM, .*LayerCAM"):
+        with pytest.raises(
+            UsageError, match=r"no method 'GradCAN'; closest: GradCAM.*; there are: GradCAM, .*LayerCAM"
+        ):
             find_method("GradCAN")
 
     def test_the_six_are_there(self) -> None:

@@ -45,7 +45,7 @@ def test_one_category_per_image() -> None:
 @pytest.mark.parametrize("as_tensor", [False, True])
 def test_several_categories_from_one_forward(as_tensor: bool) -> None:
     runs: list[int] = []
-    handle = CAM_OF_SMALL.model.head.register_forward_hook(lambda *_: runs.append(1))  # type: ignore[union-attr]
+    handle = CAM_OF_SMALL.model.head.register_forward_hook(lambda *_: runs.append(1))
     rows = [[0, 1, 2], [4, 1, 0]]
     maps = CAM_OF_SMALL(IMAGES, torch.tensor(rows) if as_tensor else rows)
     handle.remove()
@@ -107,7 +107,9 @@ class TestOutputs:
 
         return seeded(Net())
 
-    @pytest.mark.parametrize("wrap", [lambda t: (t,), lambda t: [t], lambda t: {"logits": t, "x": 1}, lambda t: TestOutputs.Output(t, 1)])
+    @pytest.mark.parametrize(
+        "wrap", [lambda t: (t,), lambda t: [t], lambda t: {"logits": t, "x": 1}, lambda t: TestOutputs.Output(t, 1)]
+    )
     def test_logits_are_found(self, wrap: Any) -> None:
         made = CAM(self.net(wrap), target_layers="net.norm1")(IMAGES, 1)
         assert_close(made, CAM(self.net(lambda t: t), target_layers="net.norm1")(IMAGES, 1))

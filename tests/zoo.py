@@ -97,7 +97,7 @@ ZOO = {
 
 @cache
 def network(name: str) -> nn.Module:
-    """The network, in eval mode, the same weights in every session; one object a session, so put back what you change."""
+    """The network, in eval mode, with the same weights in every session. It is shared: put back what you change."""
     with torch.random.fork_rng():
         torch.manual_seed(ZOO[name].seed)
         model = _trained_lite0() if name == TRAINED else _randomised(name)
@@ -106,10 +106,7 @@ def network(name: str) -> nn.Module:
 
 def images(name: str, count: int) -> Tensor:
     """The first ``count`` photographs, ``(count, 3, size, size)``, normalised as the network expects."""
-    preprocessor = network(name).data_preprocessor
-    assert isinstance(preprocessor, nn.Module)
-    pixels = torch.from_numpy(np.stack([_square(photo, ZOO[name].size) for photo in photographs()[:count]]))
-    return ((pixels.permute(0, 3, 1, 2).float() - preprocessor.mean) / preprocessor.std).contiguous()
+    return _normalised(network(name), name)[:count].contiguous()
 
 
 @cache
@@ -123,6 +120,12 @@ def photographs() -> tuple[NDArray[np.uint8], ...]:
 def layer(name: str, dotted: str) -> nn.Module:
     """The module behind a dotted name."""
     return network(name).get_submodule(dotted)
+
+
+def _normalised(model: nn.Module, name: str) -> Tensor:
+    pixels = torch.from_numpy(np.stack([_square(photo, ZOO[name].size) for photo in photographs()]))
+    mean, std = model.get_buffer("data_preprocessor.mean"), model.get_buffer("data_preprocessor.std")
+    return (pixels.permute(0, 3, 1, 2).float() - mean) / std
 
 
 def _square(photo: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -159,10 +162,7 @@ def _randomised(name: str) -> nn.Module:
         if parameter_name.endswith("qkv.weight"):
             queries_and_keys = parameter.data[: 2 * parameter.shape[0] // 3]
             queries_and_keys *= ZOO[name].qk_gain
-    preprocessor = model.data_preprocessor
-    assert isinstance(preprocessor, nn.Module)
-    pixels = torch.from_numpy(np.stack([_square(photo, ZOO[name].size) for photo in photographs()]))
-    _calibrate(model, (pixels.permute(0, 3, 1, 2).float() - preprocessor.mean) / preprocessor.std)
+    _calibrate(model, _normalised(model, name))
     return model
 
 

@@ -1,0 +1,7 @@
+"""``python -m camkit``."""
+
+import sys
+
+from camkit.cli import main
+
+sys.exit(main())

@@ -1,0 +1,82 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from camkit import load_raw, save_picture, save_raw
+from camkit.errors import CamkitError, UsageError
+from camkit.save import PICTURE_SUFFIXES, write_whole
+from tests.pictures import read
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [*PICTURE_SUFFIXES, ".PNG"])
+def test_pictures_come_back(tmp_path: Path, suffix: str) -> None:
+    path = save_picture(tmp_path / "new" / "folder" / f"picture{suffix}", IMAGE)
+    found = read(path)
+    assert found.shape == IMAGE.shape
+    if suffix.lower() in (".png", ".bmp", ".tif", ".tiff"):
+        assert np.array_equal(found, IMAGE)
+
+
+def test_rgb_is_written_as_rgb(tmp_path: Path) -> None:
+    save_picture(tmp_path / "picture.png", IMAGE, channel_order="RGB")
+    assert np.array_equal(read(tmp_path / "picture.png"), IMAGE[:, :, ::-1])
+
+
+def test_files_get_ordinary_permissions(tmp_path: Path) -> None:
+    path = save_picture(tmp_path / "picture.png", IMAGE)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("name", ["picture", "picture.gif", "picture.npz"])
+def test_unknown_extensions_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=f"can't write '.*{name}': its extension must be one of .png, "):
+        save_picture(tmp_path / name, IMAGE)
+
+
+def test_what_cant_be_written_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CamkitError, match="can't write '.*/file/picture.png': (File exists|Not a directory)"):
+        save_picture(tmp_path / "file" / "picture.png", IMAGE)
+    (tmp_path / "picture.png").mkdir()
+    with pytest.raises(CamkitError, match="can't write '.*picture.png': is a folder"):
+        save_picture(tmp_path / "picture.png", IMAGE)
+    with pytest.raises(CamkitError, match="can't write '/proc/picture.png'"):
+        save_picture("/proc/picture.png", IMAGE)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = save_picture(tmp_path / "picture.png", IMAGE)
+    before = path.read_bytes()
+
+    def fails(file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CamkitError, match="No space left on device"):
+        write_whole(path, fails)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_raw_maps_come_back_with_their_story(tmp_path: Path) -> None:
+    maps = {"GradCAM/layer4.2": np.random.default_rng(0).normal(size=(2, 7, 7)).astype(np.float32)}
+    path = save_raw(tmp_path / "raw.npz", maps, {"categories": [1, 2], "image": "katze.jpg"})
+    found, story = load_raw(path)
+    assert story == {"categories": [1, 2], "image": "katze.jpg"}
+    assert found.keys() == maps.keys()
+    assert np.array_equal(found["GradCAM/layer4.2"], maps["GradCAM/layer4.2"])
+    with np.load(path, allow_pickle=False) as file:
+        assert json.loads(str(file["provenance"])) == story
+    with pytest.raises(UsageError, match=r"must be one of \.npz"):
+        save_raw(tmp_path / "raw.txt", maps, {})
