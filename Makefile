@@ -10,7 +10,7 @@ DEMO := $(VENV)/.camkit-demo
 TEST := $(VENV)/.camkit-test
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test coverage lint format clean
+.PHONY: demo test coverage lint format pictures clean
 .NOTPARALLEL:
 
 demo: $(DEMO)
@@ -25,11 +25,15 @@ coverage: $(TEST)
 lint: $(TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy camkit benchmarks tests
+	$(BIN)/mypy camkit benchmarks docs tests
 
 format: $(TEST)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# README.md's picture and tables.
+pictures: $(TEST)
+	$(BIN)/python -m docs.make
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
@@ -38,10 +42,12 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(DEMO): $(INPUTS) | $(BIN)/pip
+	@echo "installing into $(VENV): about a minute"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
 	touch $@
 
-# What the tests need contains what the demo needs.
+# What benchmarks need contains what tests need, and that what the demo needs.
 $(TEST): $(INPUTS) | $(BIN)/pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,bench]'
+	@echo "installing into $(VENV): about a minute"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $(DEMO) $@

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from camkit.errors import EmptyMapWarning, NonFiniteError
 from camkit.layers import Layer, resolve, unwrap
 from camkit.layout import ReshapeTransform
-from camkit.maps import finish
+from camkit.maps import NORMALISE_EPS, finish
 from camkit.methods import Method, Reduction, find_method
 from camkit.probe import default_layer
 from camkit.run import Pass, as_input, run
@@ -113,16 +113,17 @@ class CAM:
             warnings.warn(line, EmptyMapWarning, stacklevel=2)
         return explanation
 
-    def target_layers(self, images: Images) -> dict[str, nn.Module]:
-        """Name to module of the target layers; the default one is found with ``images`` when none were given."""
+    def target_layers(self, images: Images, targets: Targets = None) -> dict[str, nn.Module]:
+        """Name to module of the target layers; where none were given, the default one is found with the arguments."""
         if self._layers is None:
-            self._layers = resolve(self.model, default_layer(self.model, images, self.num_extra_tokens))
+            name = default_layer(self.model, images, targets, num_extra_tokens=self.num_extra_tokens)
+            self._layers = resolve(self.model, name)
         return self._layers
 
     def compute(self, images: Images, targets: Targets = None, reduction: Reduction | None = None) -> Explanation:
         """What :meth:`explain` does, without its warnings; wrappers pass the ``reduction`` they put in place."""
         images = as_input(self.model, images)
-        layers = self.target_layers(images)
+        layers = self.target_layers(images, targets)
         with run(
             self.model,
             layers,
@@ -188,12 +189,14 @@ def _diagnose(name: str, raw: Tensor, activations: Tensor, gradients: Tensor) ->
                 f"NaN or infinity in the {kind} of layer {name!r}, image {image}: check the checkpoint and the "
                 "precision (bfloat16 or float32 instead of float16)"
             )
-        if high > 0 and high > low:
+        if high > low and high >= NORMALISE_EPS**2:
             continue
         if not activations[image].any():
             reasons[image] = f"the activations of {name!r} are all zero"
         elif not gradients[image].any():
             reasons[image] = f"the gradient in {name!r} is all zero"
+        elif 0 < high < NORMALISE_EPS**2:
+            reasons[image] = f"the evidence in {name!r} is too small to show ({high:.1g} at most)"
         elif high == low:
             reasons[image] = f"the evidence in {name!r} is the same everywhere"
         else:

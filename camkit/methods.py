@@ -34,7 +34,7 @@ def principal_component(weighted: Activations) -> Map:
     """Project every position on the first principal component of an image's positions, (B, C, *S) to (B, *S).
 
     Rows are positions, columns are channels, each column centred; the projection is on the first right singular
-    vector (Muhammad and Yeasin 2020, eq. 4-6). Its sign is defined: the inner product with the squared L2 norm of
+    vector (Muhammad and Yeasin 2020, the projection O V_1). Its sign is defined: the inner product with the squared L2 norm of
     each position's uncentred channel vector is not negative, so that hot is where the layer has energy; where that
     product vanishes, the entry of largest magnitude is positive. An image with NaN or infinity gets a map of NaN.
     """
@@ -170,7 +170,7 @@ def xgradcam(activations: Activations, gradients: Activations) -> Activations:
 
 @method(
     "EigenCAM",
-    paper="Muhammad and Yeasin 2020, eq. 4-6",
+    paper="Muhammad and Yeasin 2020, O V_1",
     weighting="none",
     reduction=principal_component,
     needs_gradients=False,
@@ -182,7 +182,7 @@ def eigencam(activations: Activations, gradients: Activations) -> Activations:
 
 @method(
     "EigenGradCAM",
-    paper="Muhammad and Yeasin 2020, eq. 4-6, on G A",
+    paper="Muhammad and Yeasin 2020, O V_1 of G A",
     weighting="G, elementwise",
     reduction=principal_component,
 )

@@ -14,16 +14,18 @@ from camkit.layout import plan
 from camkit.run import as_input
 from camkit.shapes import Images
 from camkit.state import borrowed
-from camkit.targets import logits_of, score
+from camkit.targets import Targets, logits_of, rows, score
 
 
-def default_layer(model: nn.Module, images: Images, num_extra_tokens: int | None = None) -> str:
+def default_layer(
+    model: nn.Module, images: Images, targets: Targets = None, *, num_extra_tokens: int | None = None
+) -> str:
     """Name the last norm layer of the backbone, in execution order, that is spatial and live.
 
     Spatial means that its output has more than one position; live, that the gradient of the class score is not zero
     at more than one of them. Behind the last attention of a network that classifies from its class token, only that
     token gets a gradient: the norms there are dead, and the one before the attention is chosen. Where no norm layer
-    qualifies, the last live module without children is. One forward and one backward on the first image.
+    qualifies, the last live module without children is. One forward and one backward, on the first image.
 
     Raises:
         LayerError: nothing in the network is spatial and live.
@@ -33,7 +35,7 @@ def default_layer(model: nn.Module, images: Images, num_extra_tokens: int | None
     norms = {name: module for name, module in modules.items() if is_norm(module)}
     leaves = {name: module for name, module in modules.items() if not list(module.children())}
     for candidates in (norms, leaves):
-        live = live_layers(model, candidates, images, num_extra_tokens)
+        live = live_layers(model, candidates, images, targets, num_extra_tokens=num_extra_tokens)
         if live:
             return live[-1]
     raise LayerError(
@@ -43,9 +45,15 @@ def default_layer(model: nn.Module, images: Images, num_extra_tokens: int | None
 
 
 def live_layers(
-    model: nn.Module, layers: Mapping[str, nn.Module], images: Images, num_extra_tokens: int | None = None
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    images: Images,
+    targets: Targets = None,
+    *,
+    num_extra_tokens: int | None = None,
 ) -> list[str]:
     """The names among ``layers`` that are spatial and live for the first image, in execution order."""
+    wanted = rows(targets, len(images))
     image = as_input(model, images[:1])
     with borrowed(model):
         image = image.clone() if image.is_inference() else image.detach()
@@ -53,7 +61,7 @@ def live_layers(
             output = model(image)
         # A gradient is asked for only where there is one plain tensor: containers hold layers that are candidates too.
         kept = {name: tensor for name, tensor in capture.outputs.items() if is_float(tensor)}
-        _, scores = score(logits_of(output), None)
+        _, scores = score(logits_of(output), wanted and wanted[:1])
         if not kept or not scores.requires_grad:
             return []
         gradients = torch.autograd.grad(scores.sum(), list(kept.values()), allow_unused=True)

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from camkit.cam import CAM, Explanation
 from camkit.errors import UsageError
@@ -33,9 +33,9 @@ class Wrapper(CAM):
             raise AttributeError(name)
         return getattr(self.cam, name)
 
-    def target_layers(self, images: Images) -> Any:
+    def target_layers(self, images: Images, targets: Targets = None) -> dict[str, nn.Module]:
         """See :meth:`camkit.CAM.target_layers`."""
-        return self.cam.target_layers(images)
+        return self.cam.target_layers(images, targets)
 
     def compute(self, images: Images, targets: Targets = None, reduction: Reduction | None = None) -> Explanation:
         """See :meth:`camkit.CAM.compute`."""

@@ -236,6 +236,11 @@ class TestEmptyMaps:
         with pytest.warns(EmptyMapWarning, match="the activations of 'conv' are all zero"):
             cam(IMAGES[:1], 0)
 
+    def test_evidence_too_small_to_show(self) -> None:
+        cam = self.cam(lambda t: 1e-18 * t.square().mean((2, 3)))
+        with pytest.warns(EmptyMapWarning, match="the evidence in 'conv' is too small to show"):
+            assert cam(IMAGES[:1], 0).max() < 0.5
+
     def test_one_layer_of_two_is_no_matter(self) -> None:
         class Net(nn.Module):
             def __init__(self) -> None:

@@ -84,6 +84,19 @@ class TestDefaultLayer:
         with pytest.raises(LayerError, match="no layer of the network has places.*--target-layers"):
             default_layer(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), IMAGES)
 
+    def test_is_found_with_the_targets_asked_for(self) -> None:
+        class Places(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.norm = nn.BatchNorm2d(3)
+
+            def forward(self, images: Tensor) -> Tensor:
+                return self.norm(images)
+
+        cam = CAM(seeded(Places()))
+        cam(IMAGES, lambda output: output[1].mean())
+        assert list(cam.target_layers(IMAGES)) == ["norm"]
+
     def test_is_found_once(self) -> None:
         model = seeded(SmallCNN())
         cam = CAM(model)

@@ -19,7 +19,7 @@ METHODS = tuple(camkit.METHODS)
 # eigen_smooth, aug_smooth
 SMOOTHING = {"plain": (False, False), "eigen": (True, False), "aug": (False, True), "both": (True, True)}
 
-# The whole product of methods and smoothing runs on one cheap network of each kind.
+# Every method meets every other axis on one cheap network of each kind; the others see what they may do differently.
 CHEAP = ("mobilenet_v3", "deit_s")
 # At 384 pixels one pass costs what eight cost elsewhere: one image, plain.
 COSTLY = "vit_b_384"
@@ -85,8 +85,12 @@ def test_documented_layers(net: str, layer: str, method: str) -> None:
     check(net, method, [layer], batch=1 if net == COSTLY else 2)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("net", [net for net in ZOO if net != COSTLY])
+@pytest.mark.parametrize(
+    ("net", "method"),
+    # ResNet-50's default is the layer that in-place operations behind it overwrite.
+    [(net, method) for net in ("resnet50", *CHEAP) for method in METHODS]
+    + [(net, "GradCAM") for net in ("swin_t", "t2t_vit_14", "deit_s_distilled", TRAINED)],
+)
 def test_default_layer_and_own_class(net: str, method: str) -> None:
     images = zoo.images(net, 1)
     ours = camkit_maps(net, images, method, None, None, "plain")
@@ -110,7 +114,7 @@ def test_two_layers(net: str, method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("net", CHEAP)
 def test_smoothing(net: str, method: str, smoothing: str) -> None:
-    check(net, method, ZOO[net].layers, batch=2, smoothing=smoothing)
+    check(net, method, ZOO[net].layers[:1], batch=1, smoothing=smoothing)
 
 
 @pytest.mark.parametrize("smoothing", ["eigen", "both"])

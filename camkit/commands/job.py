@@ -39,7 +39,9 @@ def explain(
     aug_smooth: bool = False,
 ) -> list[Explanation]:
     """One explanation per method, all of the same layers and categories; empty maps are warned of."""
-    layers = list(target_layers) or [default_layer(classifier.model, prepared.inputs, num_extra_tokens)]
+    layers = list(target_layers) or [
+        default_layer(classifier.model, prepared.inputs, num_extra_tokens=num_extra_tokens)
+    ]
     explanations = []
     for method in methods:
         cam = CAM(classifier.model, method, layers, num_extra_tokens=num_extra_tokens)

@@ -70,7 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--grid", action="store_true", help="one picture, methods by categories")
     parser.add_argument(
-        "--save-raw", type=Path, metavar="FILE.npz", help="write the signed maps at layer resolution, and provenance"
+        "--save-raw",
+        type=Path,
+        metavar="FILE.npz",
+        help="write the signed maps at layer resolution and how they were made (and open no window)",
     )
     parser.add_argument("--original-size", action="store_true", help="draw on the whole input image")
     parser.add_argument("--colormap", default="jet", help="an OpenCV colour map; default: jet")
