@@ -34,7 +34,7 @@ def principal_component(weighted: Activations) -> Map:
     """Project every position on the first principal component of an image's positions, (B, C, *S) to (B, *S).
 
     Rows are positions, columns are channels, each column centred; the projection is on the first right singular
-    vector (Muhammad and Yeasin 2020, the projection O V_1). Its sign is defined: the inner product with the squared L2 norm of
+    vector (Muhammad and Yeasin 2020, O V_1). Its sign is defined: the inner product with the squared L2 norm of
     each position's uncentred channel vector is not negative, so that hot is where the layer has energy; where that
     product vanishes, the entry of largest magnitude is positive. An image with NaN or infinity gets a map of NaN.
     """

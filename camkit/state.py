@@ -8,22 +8,29 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+_RECOMPUTE = ("with_cp", "use_checkpoint", "grad_checkpointing", "gradient_checkpointing")
+"""How MMPretrain, torchvision-style, timm and transformers modules call their switch for activation checkpointing."""
+
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[None]:
     """Run ``model`` in evaluation mode, its parameters frozen, with gradients enabled, and put everything back.
 
-    What is put back: every module's own training flag, every parameter's ``requires_grad``, the grad mode and
-    inference mode around the call, and the random state of the CPU and of the model's CUDA devices. With all
-    parameters frozen, autograd records nothing until a capture makes a root, and never computes a weight's gradient.
+    What is put back: every module's own training flag and its switch for activation checkpointing, every parameter's
+    ``requires_grad``, the grad mode and inference mode around the call, and the random state of the CPU and of the
+    model's CUDA devices. With all parameters frozen, autograd records nothing until a capture makes a root, and never
+    computes a weight's gradient. Checkpointing is off because its second forward would run without the capture.
     """
     # The flags are set directly: train() and eval() are overridden in many backbones and would do more than that.
     training = [module for module in model.modules() if module.training]
+    recomputing = [(m, flag) for m in model.modules() for flag in _RECOMPUTE if getattr(m, flag, None) is True]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(_cuda_devices(model)):
         try:
             for module in training:
                 module.training = False
+            for module, flag in recomputing:
+                setattr(module, flag, False)
             for parameter in trainable:
                 parameter.requires_grad_(False)
             with _eager(model):
@@ -31,6 +38,8 @@ def borrowed(model: nn.Module) -> Iterator[None]:
         finally:
             for module in training:
                 module.training = True
+            for module, flag in recomputing:
+                setattr(module, flag, True)
             for parameter in trainable:
                 parameter.requires_grad_(True)
 

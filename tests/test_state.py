@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -160,6 +161,23 @@ def test_parts_compiled_in_place_run_as_written(inside: str) -> None:
     else:
         model.conv2 = torch.compile(model.conv2, backend=_no_compiler)
     assert_close(CAM(model, "GradCAM", "norm2")(IMAGES, 1), expected)
+
+
+@pytest.mark.parametrize("flag", ["with_cp", "grad_checkpointing"])
+@pytest.mark.parametrize("layer", ["conv1", "norm2"], ids=["before", "inside"])
+def test_a_checkpointing_model_runs_once(flag: str, layer: str) -> None:
+    class Recomputes(SmallCNN):
+        def forward(self, images: Tensor) -> Tensor:
+            if getattr(self, flag):
+                return torch.utils.checkpoint.checkpoint(super().forward, images, use_reentrant=False)
+            return super().forward(images)
+
+    model = seeded(Recomputes())
+    setattr(model, flag, False)
+    expected = CAM(model, "LayerCAM", layer)(IMAGES, 1)
+    setattr(model, flag, True)
+    assert_close(CAM(model, "LayerCAM", layer)(IMAGES, 1), expected)
+    assert getattr(model, flag) is True
 
 
 def test_float16_gradients_dont_underflow() -> None:
