@@ -1,7 +1,8 @@
 """GradCAM and the other methods on ResNet-50: camkit beside grad-cam and a plain forward, interleaved in one process.
 
-Every round runs each contestant once, so that whatever slows the machine slows all of them alike. Reported are the
-median and the quartiles of the seconds per call, and the ratio of the medians to the plain forward's.
+Every round runs each contestant once, in a new order, so that whatever slows the machine slows all of them alike and
+nobody always runs on the caches that the same other one left. Reported are the median and the quartiles of the seconds
+per call, and the ratio of the medians to the plain forward's.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import statistics
 import subprocess
 import time
@@ -52,10 +54,13 @@ def measure(batch: int, rounds: int) -> list[dict[str, Any]]:
     images = torch.randn(batch, 3, 224, 224)
     field = contestants(model, images)
     seconds: dict[str, list[float]] = {name: [] for name in field}
+    order = list(field)
+    shuffle = random.Random(0).shuffle
     for index in range(rounds + 2):
-        for name, call in field.items():
+        shuffle(order)
+        for name in order:
             start = time.perf_counter()
-            call()
+            field[name]()
             if index >= 2:  # the first two rounds warm up
                 seconds[name].append(time.perf_counter() - start)
     plain = statistics.median(seconds["plain forward"])
