@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from camkit.errors import CheckpointError
+from camkit.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -290,8 +290,3 @@ def _counted(names: Iterable[str]) -> list[str]:
 def _some(names: Iterable[str], limit: int = 3) -> str:
     names = list(names)
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "") if names else "nothing"
-
-
-def first_line(text: str) -> str:
-    """The first line with something on it, stripped; other packages' errors span many."""
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")

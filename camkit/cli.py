@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from camkit.errors import CamkitError
+from camkit.errors import CamkitError, first_line
 from camkit.versions import versions
 
 COMMANDS = {
@@ -78,7 +78,7 @@ def _fail(message: str, code: int) -> int:
 
 def _explained(error: Exception) -> str:
     """One line for an error that camkit doesn't raise itself."""
-    first = (str(error).splitlines() or [""])[0]
+    first = first_line(str(error))
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return f"out of memory: use a smaller input, a later target layer or another --device ({first})"
     return f"{type(error).__name__}: {first} (see where with --traceback)"

@@ -47,3 +47,15 @@ def closest(name: str, names: Iterable[str], limit: int = 3) -> str:
     known = {known.lower(): known for known in names}
     matches = get_close_matches(name.lower(), known, n=limit, cutoff=0.5)
     return f"; closest: {', '.join(known[match] for match in matches)}" if matches else ""
+
+
+def first_line(text: str) -> str:
+    """The first line with something on it, stripped; other packages' errors span many."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def reason(error: Exception) -> str:
+    """The first sentence of another package's message."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # str() would quote it
+    text = first_line(text).partition(". ")[0]
+    return text or type(error).__name__

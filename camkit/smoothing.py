@@ -19,7 +19,7 @@ from camkit.targets import Targets
 class Wrapper(CAM):
     """A CAM around another one, whose model, method and layers are its own."""
 
-    def __init__(self, cam: CAM, *, enabled: bool) -> None:
+    def __init__(self, cam: CAM, *, enabled: bool = True) -> None:
         if not isinstance(cam, CAM):
             raise UsageError(f"{type(self).__name__} wraps a CAM, got {type(cam).__name__}")
         self.cam = cam
@@ -58,9 +58,6 @@ class EigenSmooth(Wrapper):
         enabled: False makes it equal to ``cam``.
     """
 
-    def __init__(self, cam: CAM, *, enabled: bool = True) -> None:
-        super().__init__(cam, enabled=enabled)
-
     def smooth(self, images: Images, targets: Targets, reduction: Reduction | None) -> Explanation:
         """The wrapped CAM with the other reduction."""
         return self.cam.compute(images, targets, principal_component)
@@ -95,9 +92,6 @@ class AugSmooth(Wrapper):
         cam: what to wrap.
         enabled: False makes it equal to ``cam``.
     """
-
-    def __init__(self, cam: CAM, *, enabled: bool = True) -> None:
-        super().__init__(cam, enabled=enabled)
 
     def smooth(self, images: Images, targets: Targets, reduction: Reduction | None) -> Explanation:
         """The mean over all views of the maps, each flipped back."""

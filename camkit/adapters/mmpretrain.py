@@ -9,7 +9,6 @@ import argparse
 import copy
 import importlib
 import logging
-import random
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,53 +16,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 
+from camkit.adapters.pipeline import (
+    Prepared,
+    Step,
+    as_bgr,
+    as_uint8,
+    check_file,
+    load_image,
+    run_steps,
+    same_randomness,
+)
 from camkit.adapters.torchvision_shim import ensure_torchvision
-from camkit.checkpoint import Origin, first_line, load_into, read_checkpoint
-from camkit.errors import CamkitError, UsageError, closest
-from camkit.geometry import Geometry, fit_geometry
+from camkit.checkpoint import Origin, load_into, read_checkpoint
+from camkit.errors import CamkitError, UsageError, closest, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import nn
 
-Step = Any  # one built transform: dict -> dict
 _CONFIG_FILES = {".py", ".json", ".yml", ".yaml"}
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """An image on its way into the network.
-
-    ``inputs`` is (1, C, H, W) on the model's device, normalised; ``picture`` uint8 (H, W, 3), what the network saw
-    before normalisation; ``original`` uint8 (H0, W0, 3), the whole image as the config's loader reads it (orientation,
-    depth and transparency are treated as the loader does). Both are taken for BGR, as MMPretrain's own tools do: a
-    pipeline that exchanges channels on its way shows them exchanged.
-    """
-
-    inputs: Tensor
-    picture: NDArray[np.uint8]
-    original: NDArray[np.uint8]
-    _transform: Callable[[NDArray[Any]], NDArray[Any]] = field(repr=False)
-
-    @cached_property
-    def geometry(self) -> Geometry:
-        """Where in ``original`` the picture's pixels come from, found when first asked for.
-
-        Raises:
-            CamkitError: The test pipeline does more than resize, crop, pad and flip.
-        """
-        height, width = self.original.shape[:2]
-        return fit_geometry(self._transform, (height, width))
-
-    def to_original(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """A map (H, W) laid over ``original``: float32 (H0, W0), and bool (H0, W0), where the network looked."""
-        height, width = self.original.shape[:2]
-        return self.geometry.to_original(values, (height, width))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,22 +76,22 @@ class Classifier:
         """
         path = str(image)
         steps = self._steps
-        _check_file(path)
-        with _same_randomness():
-            results, rest = _load_image(steps, path)
+        check_file(path)
+        with same_randomness():
+            results, rest = load_image(steps, path)
             loaded = results.pop("img")
-            packed, picture = _run(rest, results | {"img": loaded.copy()}, path)
+            packed, picture = run_steps(rest, results | {"img": loaded.copy()}, path)
 
         def transform(probe: NDArray[Any]) -> NDArray[Any]:
             probe = probe[..., : loaded.shape[2]] if loaded.ndim == 3 else probe[..., 0]
-            with _same_randomness():
-                return _run(rest, results | {"img": probe.astype(loaded.dtype)}, path)[1]
+            with same_randomness():
+                return run_steps(rest, results | {"img": probe.astype(loaded.dtype)}, path)[1]
 
         from mmengine.dataset import default_collate
 
         model: Any = self.model
         inputs = model.data_preprocessor(default_collate([packed]), False)["inputs"]
-        return Prepared(inputs, _bgr(picture), _bgr(_uint8(loaded)), transform)
+        return Prepared(inputs, as_bgr(picture), as_bgr(as_uint8(loaded)), transform)
 
     @cached_property
     def _steps(self) -> list[Step]:
@@ -124,20 +99,20 @@ class Classifier:
         from mmpretrain.registry import TRANSFORMS
 
         configs = _test_pipeline(self._config, self.config_source)
-        flip_channels = False
+        exchange = False
         if not any("Load" in str(config.get("type")) for config in configs):
             # Data sets such as CIFAR hand over arrays, in RGB order or grey, where other pipelines load BGR files.
             preprocessor: Any = getattr(self.model, "data_preprocessor", None)
             grey = getattr(preprocessor, "mean", torch.zeros(3)).numel() == 1
-            flip_channels = not grey and not getattr(preprocessor, "to_rgb", False)
+            exchange = not grey and not getattr(preprocessor, "to_rgb", False)
             configs = [{"type": "LoadImageFromFile", "color_type": "grayscale" if grey else "color"}, *configs]
         try:
             with _quiet(), DefaultScope.overwrite_default_scope("mmpretrain"):
                 steps = [TRANSFORMS.build(config) for config in configs]
         except Exception as error:
-            raise CamkitError(f"can't build the test pipeline of {self.config_source}: {_reason(error)}") from error
-        if flip_channels:
-            steps.insert(-1, _flip_channels)  # before PackInputs
+            raise CamkitError(f"can't build the test pipeline of {self.config_source}: {reason(error)}") from error
+        if exchange:
+            steps.insert(-1, flip_channels)  # before PackInputs
         return steps
 
 
@@ -197,7 +172,7 @@ def parse_cfg_options(options: Sequence[str]) -> dict[str, Any]:
         try:
             action(argparse.ArgumentParser(), namespace, [option])
         except (AssertionError, ValueError) as error:
-            raise UsageError(f"can't read the value in --cfg-options '{option}': {_reason(error)}") from error
+            raise UsageError(f"can't read the value in --cfg-options '{option}': {reason(error)}") from error
     return dict(getattr(namespace, "cfg_options", {}))
 
 
@@ -217,7 +192,7 @@ def _import(package: str) -> None:
             'pip install "camkit[mmpretrain]"'
         ) from error
     except (AssertionError, ImportError) as error:  # AssertionError is how it refuses versions it doesn't know
-        raise CamkitError(f"can't import {package}: {_reason(error)}") from error
+        raise CamkitError(f"can't import {package}: {reason(error)}") from error
 
 
 def _read_config(config: str, options: dict[str, Any]) -> tuple[Any, str]:
@@ -229,12 +204,12 @@ def _read_config(config: str, options: dict[str, Any]) -> tuple[Any, str]:
         with _quiet():
             settings = Config.fromfile(source)
     except Exception as error:
-        raise UsageError(f"can't read the config {source}: {type(error).__name__}: {_reason(error)}") from error
+        raise UsageError(f"can't read the config {source}: {type(error).__name__}: {reason(error)}") from error
     try:
         settings.merge_from_dict(options)
     except Exception as error:
         given = ", ".join(f"{key}={value}" for key, value in options.items())
-        raise UsageError(f"--cfg-options {given} doesn't fit the config {source}: {_reason(error)}") from error
+        raise UsageError(f"--cfg-options {given} doesn't fit the config {source}: {reason(error)}") from error
     model = settings.get("model")
     if not isinstance(model, dict) or "type" not in model:
         raise UsageError(f"the config {source} has no model = dict(type=...); take the config of a whole classifier")
@@ -269,9 +244,9 @@ def _build(settings: Any, source: str) -> nn.Module:
         with _quiet(), DefaultScope.overwrite_default_scope("mmpretrain"):
             model: nn.Module = MODELS.build(config)
     except ImportError as error:
-        raise CamkitError(f"a package is missing for the model of {source}: {_reason(error)}") from error
+        raise CamkitError(f"a package is missing for the model of {source}: {reason(error)}") from error
     except Exception as error:
-        raise CamkitError(f"can't build the model of {source}: {type(error).__name__}: {_reason(error)}") from error
+        raise CamkitError(f"can't build the model of {source}: {type(error).__name__}: {reason(error)}") from error
     return model
 
 
@@ -354,97 +329,6 @@ def _test_pipeline(settings: Any, source: str) -> list[dict[str, Any]]:
     return list(pipeline)
 
 
-def _check_file(path: str) -> None:
-    if "://" in path:  # MMEngine's file backends fetch it
-        return
-    try:
-        with Path(path).open("rb") as file:
-            empty = not file.read(1)
-    except FileNotFoundError as error:
-        raise CamkitError(f"no image {path}; give the path of a picture") from error
-    except IsADirectoryError as error:
-        raise CamkitError(f"{path} is a folder, not an image; name one picture in it") from error
-    except OSError as error:
-        raise CamkitError(f"can't read the image {path}: {error.strerror}") from error
-    if empty:
-        raise CamkitError(f"the image {path} is an empty file")
-
-
-def _load_image(steps: list[Step], path: str) -> tuple[dict[str, Any], list[Step]]:
-    """Run the steps up to the one that has the image; the results so far, and the steps that remain."""
-    results: Any = {"img_path": path}
-    for index, step in enumerate(steps):
-        try:
-            results = step(results)
-        except KeyError as error:
-            raise CamkitError(
-                f"the config's test pipeline starts with {_name(step)}, which can't read an image file (it needs "
-                f"{error}); start it with LoadImageFromFile"
-            ) from error
-        except Exception as error:
-            raise CamkitError(
-                f"can't read {path} as an image ({_reason(error)}); give a picture such as a JPEG or PNG"
-            ) from error
-        image = results.get("img") if isinstance(results, dict) else None
-        if isinstance(image, np.ndarray) and image.ndim in (2, 3) and image.size:
-            return results, steps[index + 1 :]
-    raise CamkitError(f"the config's test pipeline loads no image from {path}; start it with LoadImageFromFile")
-
-
-def _run(steps: list[Step], results: Any, path: str) -> tuple[dict[str, Any], NDArray[np.uint8]]:
-    """Run the steps behind the loading one: what they pack, and the last picture before it was normalised."""
-    picture, normalised, flipped = results["img"], False, False
-    for step in steps:
-        try:
-            results = step(results)
-        except Exception as error:
-            raise CamkitError(
-                f"the config's test pipeline fails on {path} at {_name(step)}: {_reason(error)}"
-            ) from error
-        normalised |= "Normalize" in _name(step)
-        flipped |= step is _flip_channels
-        image = results.get("img") if isinstance(results, dict) else None
-        if image is not None and not isinstance(image, torch.Tensor) and not normalised:
-            picture = image if isinstance(image, np.ndarray) else np.array(image)
-    inputs = _dict(results).get("inputs")
-    if not isinstance(inputs, torch.Tensor) or inputs.ndim != 3:
-        raise CamkitError(f"the config's test pipeline makes no single image of {path}; end it with PackInputs")
-    if tuple(inputs.shape[1:]) != picture.shape[:2]:
-        raise CamkitError(
-            f"the config's test pipeline changes the size of {path} after normalising it: nothing to show"
-        )
-    return results, _uint8(picture[..., ::-1] if flipped else picture)
-
-
-def _flip_channels(results: dict[str, Any]) -> dict[str, Any]:
-    return results | {"img": np.ascontiguousarray(results["img"][..., ::-1])}
-
-
-def _uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
-    if image.dtype == np.uint8:
-        return np.ascontiguousarray(image)
-    return np.asarray(image, dtype=np.float64).round().clip(0, 255).astype(np.uint8)
-
-
-def _bgr(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Three channels: grey ones thrice, transparency dropped."""
-    if image.ndim == 2:
-        image = image[..., None]
-    return image.repeat(3, axis=2) if image.shape[2] < 3 else np.ascontiguousarray(image[..., :3])
-
-
-def _name(step: Step) -> str:
-    step = getattr(step, "t", step)  # MMPretrain's wrapper around torchvision's transforms
-    return str(getattr(step, "__name__", type(step).__name__))
-
-
-def _reason(error: Exception) -> str:
-    """The first sentence of another package's message."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # str() would quote it
-    text = first_line(text).partition(". ")[0]
-    return text or type(error).__name__
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No warnings and no log lines below ERROR from what is imported or built inside; errors pass."""
@@ -456,18 +340,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-@contextmanager
-def _same_randomness() -> Iterator[None]:
-    """Start every run of a pipeline from the same random state, and leave the process' own untouched."""
-    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002 (what the transforms draw from)
-    torch.default_generator.manual_seed(0)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(pytorch)

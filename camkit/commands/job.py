@@ -15,7 +15,8 @@ from camkit.save import save_picture
 from camkit.smoothing import AugSmooth, EigenSmooth
 
 if TYPE_CHECKING:
-    from camkit.adapters.mmpretrain import Classifier, Prepared
+    from camkit.adapters.mmpretrain import Classifier
+    from camkit.adapters.pipeline import Prepared
 
 
 @dataclass(frozen=True)

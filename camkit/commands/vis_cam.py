@@ -21,7 +21,8 @@ from camkit.save import PICTURE_SUFFIXES, check_suffix, save_raw
 from camkit.show import require_display, show
 
 if TYPE_CHECKING:
-    from camkit.adapters.mmpretrain import Classifier, Prepared
+    from camkit.adapters.mmpretrain import Classifier
+    from camkit.adapters.pipeline import Prepared
     from camkit.render import Picture
 
 
