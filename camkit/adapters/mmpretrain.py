@@ -24,6 +24,7 @@ from camkit.adapters.pipeline import (
     as_bgr,
     as_uint8,
     check_file,
+    flip_channels,
     load_image,
     run_steps,
     same_randomness,
