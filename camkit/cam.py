@@ -145,7 +145,7 @@ class CAM:
             method=self.method.name,
             layers=tuple(layers),
             smoothing=(),
-            versions=versions(),
+            versions=dict(versions()),
             empty=empty,
         )
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from camkit.capture import Capture, is_float
 from camkit.errors import LayerError
 from camkit.layers import backbone_of, declared_extra_tokens, is_norm
 from camkit.layout import plan
-from camkit.run import as_input
+from camkit.run import as_input, backward
 from camkit.shapes import Images
 from camkit.state import borrowed
 from camkit.targets import Targets, logits_of, rows, score
@@ -64,7 +63,7 @@ def live_layers(
         _, scores = score(logits_of(output), wanted and wanted[:1])
         if not kept or not scores.requires_grad:
             return []
-        gradients = torch.autograd.grad(scores.sum(), list(kept.values()), allow_unused=True)
+        gradients, _ = backward(scores.sum(), list(kept.values()))
     return [
         name
         for (name, tensor), gradient in zip(kept.items(), gradients, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,11 +54,7 @@ class Pass:
         total = self._scores[:, target].sum()
         if not total.requires_grad:
             raise LayerError(f"no gradient reaches {_names(kept)}: the layer runs after the score, or under no_grad")
-        scale = HALF_PRECISION_SCALE if total.dtype == torch.float16 else 1.0
-        last = target == self._scores.shape[1] - 1
-        found = torch.autograd.grad(
-            total, leaves, torch.full_like(total, scale), retain_graph=not last, allow_unused=True
-        )
+        found, scale = backward(total, leaves, retain=target < self._scores.shape[1] - 1)
         of = {id(leaf): gradient for leaf, gradient in zip(leaves, found, strict=True)}
         unused = [name for name, layer in kept.items() if all(of[id(leaf)] is None for leaf in layer)]
         if unused:
@@ -67,6 +63,16 @@ class Pass:
             name: layout(tree_map(lambda leaf: _gradient(leaf, of), self._outputs[name])) / scale
             for name, layout in self.layouts.items()
         }
+
+
+def backward(
+    total: Tensor, leaves: Sequence[Tensor], *, retain: bool = False
+) -> tuple[tuple[Tensor | None, ...], float]:
+    """Gradients of ``total`` in ``leaves`` (None: it doesn't depend on one), and the factor they are too large by."""
+    scale = HALF_PRECISION_SCALE if total.dtype == torch.float16 else 1.0
+    return torch.autograd.grad(
+        total, leaves, torch.full_like(total, scale), retain_graph=retain, allow_unused=True
+    ), scale
 
 
 @contextmanager

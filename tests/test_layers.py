@@ -97,6 +97,11 @@ class TestDefaultLayer:
         cam(IMAGES, lambda output: output[1].mean())
         assert list(cam.target_layers(IMAGES)) == ["norm"]
 
+    def test_of_a_half_precision_network_is_the_same(self) -> None:
+        model = seeded(SmallCNN())
+        model.head.weight.data *= 1e-5
+        assert default_layer(model.half(), IMAGES) == "norm2"
+
     def test_is_found_once(self) -> None:
         model = seeded(SmallCNN())
         cam = CAM(model)
