@@ -54,7 +54,8 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=stood_on)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for name, summary in COMMANDS.items():
-        sub = commands.add_parser(name, help=summary, description=summary.capitalize() + ".", allow_abbrev=False)
+        text = f"{summary[0].upper()}{summary[1:]}."
+        sub = commands.add_parser(name, help=summary, description=text, allow_abbrev=False)
         if name == command:
             _module(name).add_arguments(sub)
             sub.add_argument("--traceback", action="store_true", help="on an error, show where in the code it arose")

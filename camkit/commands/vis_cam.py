@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         action="append",
-        metavar="METHOD",
+        metavar="METHOD [METHOD ...]",
         help=f"one or more of {', '.join(METHODS)}, in any case; default: GradCAM",
     )
     parser.add_argument(
