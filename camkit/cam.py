@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from camkit.errors import EmptyMapWarning, NonFiniteError
+from camkit.errors import EmptyMapWarning, NonFiniteError, UsageError
 from camkit.layers import Layer, resolve, unwrap
 from camkit.layout import ReshapeTransform
 from camkit.maps import NORMALISE_EPS, finish
@@ -35,7 +35,7 @@ class Explanation:
         layers: the target layers' names.
         smoothing: the wrappers' names, innermost first.
         versions: package to version.
-        empty: one line for every map that is zero everywhere, with the reason.
+        empty: (image, target) to a line that says why that map is zero everywhere.
     """
 
     maps: TargetMaps
@@ -47,7 +47,7 @@ class Explanation:
     layers: tuple[str, ...]
     smoothing: tuple[str, ...]
     versions: dict[str, str]
-    empty: tuple[str, ...]
+    empty: dict[tuple[int, int], str]
 
 
 class CAM:
@@ -58,7 +58,7 @@ class CAM:
             DistributedDataParallel models are unwrapped.
         method: a name from :data:`camkit.METHODS`, in any case.
         target_layers: dotted names or modules; several are fused by the mean. None takes the last norm layer that is
-            spatial and live (:func:`camkit.probe.default_layer`), found at the first call and remembered.
+            spatial and live, or what :func:`camkit.probe.default_layer` finds instead, at the first call.
         num_extra_tokens: for token layers, how many tokens in front of the grid belong to no place (class,
             distillation, registers); None finds out.
         reshape_transform: your own layout, from a layer's output to (B, C, *spatial); used for its gradient too.
@@ -78,6 +78,8 @@ class CAM:
     ) -> None:
         self.model = unwrap(model)
         self.method = find_method(method)
+        if num_extra_tokens is not None and (not isinstance(num_extra_tokens, int) or num_extra_tokens < 0):
+            raise UsageError(f"num_extra_tokens counts tokens, got {num_extra_tokens!r}")
         self.num_extra_tokens = num_extra_tokens
         self.reshape_transform = reshape_transform
         self.smoothing: tuple[str, ...] = ()
@@ -109,15 +111,15 @@ class CAM:
             EmptyMapWarning: a map is zero everywhere.
         """
         explanation = self.compute(images, targets)
-        for line in explanation.empty:
+        for line in explanation.empty.values():
             warnings.warn(line, EmptyMapWarning, stacklevel=2)
         return explanation
 
     def target_layers(self, images: Images, targets: Targets = None) -> dict[str, nn.Module]:
         """Name to module of the target layers; where none were given, the default one is found with the arguments."""
         if self._layers is None:
-            name = default_layer(self.model, images, targets, num_extra_tokens=self.num_extra_tokens)
-            self._layers = resolve(self.model, name)
+            choice = default_layer(self.model, images, targets, num_extra_tokens=self.num_extra_tokens)
+            self._layers = resolve(self.model, choice.name)
         return self._layers
 
     def compute(self, images: Images, targets: Targets = None, reduction: Reduction | None = None) -> Explanation:
@@ -149,7 +151,7 @@ class CAM:
             empty=empty,
         )
 
-    def _maps(self, evidence: Pass, reduction: Reduction) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    def _maps(self, evidence: Pass, reduction: Reduction) -> tuple[dict[str, Tensor], dict[tuple[int, int], str]]:
         """Signed maps (B, T, *spatial) per layer, and a line for every one of which nothing would be left."""
         found: dict[str, list[Tensor]] = {name: [] for name in evidence.activations}
         reasons: dict[tuple[int, int], list[str]] = {}
@@ -158,6 +160,7 @@ class CAM:
             if target and not self.method.needs_gradients:
                 for maps in found.values():
                     maps.append(maps[0])
+                reasons |= {(image, target): lines for (image, first), lines in reasons.items() if first == 0}
                 continue
             gradients = evidence.gradients(target) if self.method.needs_gradients else evidence.activations
             for name, activations in evidence.activations.items():
@@ -165,11 +168,11 @@ class CAM:
                 found[name].append(raw)
                 for image, reason in _diagnose(name, raw, activations, gradients[name]).items():
                     reasons.setdefault((image, target), []).append(reason)
-        empty = tuple(
-            f"the map of image {image}, target {target} is empty: {'; '.join(lines)}"
+        empty = {
+            (image, target): f"the map of image {image}, target {target} is empty: {'; '.join(lines)}"
             for (image, target), lines in sorted(reasons.items())
             if len(lines) == len(found)
-        )
+        }
         return {name: torch.stack(maps, 1) for name, maps in found.items()}, empty
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -38,10 +38,12 @@ def resolve(model: nn.Module, layers: Layer | Sequence[Layer]) -> dict[str, nn.M
         UsageError: no layer given, one given twice, or one that ``model`` doesn't have.
         LayerError: a layer compiled by TorchScript, which camkit's hooks can't see into.
     """
+    if not isinstance(layers, str | nn.Module | Iterable):
+        raise UsageError(f"target layers are dotted names or modules, got {type(layers).__name__}")
     wanted = [layers] if isinstance(layers, str | nn.Module) else list(layers)
     if not wanted:
         raise UsageError("no target layer given: pass at least one name, or None for the default layer")
-    by_name = {name: module for name, module in model.named_modules() if name}
+    by_name = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     found: dict[str, nn.Module] = {}
     for layer in wanted:
         name = layer if isinstance(layer, str) else _name_of(layer, by_name)

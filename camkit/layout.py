@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from camkit.capture import is_float
 from camkit.errors import LayerError, TokenGridError
@@ -100,13 +100,17 @@ def plan(
     return _checked(name, Layout("channels first", tuple(tensor.shape[2:]), 0, select))
 
 
-def _custom(name: str, output: Any, images: Tensor, transform: ReshapeTransform) -> Layout:
+def _custom(name: str, output: Any, images: Tensor, given: ReshapeTransform) -> Layout:
+    def transform(output: Any) -> Tensor:
+        # On a copy: what was kept is not the user's to write to.
+        return given(tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, output))
+
     laid_out = transform(output)
-    if not is_float(laid_out) or laid_out.ndim < 3 or laid_out.shape[0] != images.shape[0]:
+    if not is_float(laid_out) or laid_out.ndim != images.ndim or laid_out.shape[0] != images.shape[0]:
         got = _shape(laid_out) if isinstance(laid_out, Tensor) else type(laid_out).__name__
         raise LayerError(
             f"reshape_transform made {got} of layer {name!r}: it must return a float tensor "
-            f"({images.shape[0]}, channels, *spatial)"
+            f"({images.shape[0]}, channels, *spatial), with as many spatial dimensions as the images"
         )
     return _checked(name, Layout("custom", tuple(laid_out.shape[2:]), 0, transform))
 
@@ -164,27 +168,34 @@ def _token_grid(
     name: str, length: int, size: Sequence[int], given: int | None, declared: int | None
 ) -> tuple[int, tuple[int, ...]]:
     """The number of extra tokens and the grid of the rest, for a sequence of ``length`` tokens."""
-    fits = {
-        extra: grid for extra in range(min(MAX_EXTRA_TOKENS, length - 2) + 1) for grid in _grids(length - extra, size)
-    }
+    fits: dict[int, tuple[int, ...]] = {}
+    # A grid that divides the input exactly goes before one that needs rounding, whatever is left over.
+    for exactly in (True, False):
+        for extra in range(min(MAX_EXTRA_TOKENS, length - 2) + 1):
+            for grid in _grids(length - extra, size, exactly=exactly):
+                fits.setdefault(extra, grid)
     if given is not None:
-        grid = next(_grids(length - given, size), None) if 0 <= given < length else None
-        if grid is None:
+        grids = [*_grids(length - given, size, exactly=True), *_grids(length - given, size, exactly=False)]
+        if not grids:
             raise _no_grid(name, length, size, given, fits)
-        return given, grid
-    for extra in [declared, *fits]:
-        if extra in fits:
-            return extra, fits[extra]
+        return given, grids[0]
+    for count in [*([] if declared is None else [declared]), *fits]:
+        if count in fits:
+            return count, fits[count]
     raise _no_grid(name, length, size, declared, fits)
 
 
-def _grids(tokens: int, size: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Grids of ``tokens`` cells that ``size`` gives when divided by a whole stride, best first."""
+def _grids(tokens: int, size: Sequence[int], *, exactly: bool) -> Iterator[tuple[int, ...]]:
+    """Grids of ``tokens`` cells that ``size`` gives when divided by a whole stride, exactly or rounded."""
+    if tokens < 1:
+        return
     for stride in range(1, max(size) + 1):
+        if exactly and any(length % stride for length in size):
+            continue
         for rounded in (tuple(length // stride for length in size), tuple(-(-length // stride) for length in size)):
             if math.prod(rounded) == tokens:
                 yield rounded
-    if len(set(size)) == 1:
+    if not exactly and len(set(size)) == 1:
         side = round(tokens ** (1 / len(size)))
         if side ** len(size) == tokens:
             yield (side,) * len(size)

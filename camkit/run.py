@@ -16,7 +16,7 @@ from camkit.layers import declared_extra_tokens
 from camkit.layout import Layout, ReshapeTransform, plan
 from camkit.shapes import Activations, Images
 from camkit.state import borrowed
-from camkit.targets import Targets, logits_of, rows, score
+from camkit.targets import Target, Targets, logits_of, rows, score
 
 HALF_PRECISION_SCALE = 1024.0
 """Gradients of float16 networks are computed this much larger, as most of them lie below float16's normal range."""
@@ -33,9 +33,16 @@ class Pass:
         scores: (B, T), detached.
     """
 
-    def __init__(self, output: Any, outputs: Mapping[str, Any], layouts: dict[str, Layout], targets: Any) -> None:
+    def __init__(
+        self,
+        output: Any,
+        outputs: Mapping[str, Any],
+        layouts: dict[str, Layout],
+        wanted: list[list[Target]] | None,
+        batch: int,
+    ) -> None:
         logits = logits_of(output)
-        self.chosen, self._scores = score(logits, targets)
+        self.chosen, self._scores = score(logits, wanted, batch=batch)
         self.logits, self.scores = logits.detach(), self._scores.detach()
         self.layouts = layouts
         self._outputs = outputs
@@ -91,8 +98,7 @@ def run(
     Args:
         model: the network, unwrapped.
         layers: name to target layer.
-        images: (B, C, H, W) or (B, C, D, H, W); moved to the model's device and, for a half or double precision
-            model, its dtype.
+        images: (B, C, H, W) or (B, C, D, H, W); a copy in the model's device and dtype is what it gets.
         targets: see :func:`camkit.targets.rows`.
         gradients: whether :meth:`Pass.gradients` will be called.
         num_extra_tokens: see :func:`camkit.layout.plan`.
@@ -105,11 +111,11 @@ def run(
         UsageError: images of another rank, or targets that don't match the batch.
         LayerError: a layer that doesn't run or can't be laid out.
     """
-    images = as_input(model, images)
     wanted = rows(targets, len(images))
     with borrowed(model):
-        # Tensors made under inference mode can't be saved for backward; their clones can.
-        images = images.clone() if images.is_inference() else images.detach()
+        # A copy: some networks normalise their input in place, and tensors made under inference mode can't be saved
+        # for backward while their clones can.
+        images = as_input(model, images).detach().clone()
         with Capture(layers, roots=gradients) as capture:
             output = model(images)
         layouts = {}
@@ -126,11 +132,11 @@ def run(
                 reshape_transform=reshape_transform,
             )
         with torch.autocast(images.device.type, enabled=False):
-            yield Pass(output, capture.outputs, layouts, wanted)
+            yield Pass(output, capture.outputs, layouts, wanted, len(images))
 
 
 def as_input(model: nn.Module, images: Images) -> Images:
-    """``images`` on the model's device; in its dtype where that is half or double precision.
+    """``images`` on the model's device and in its dtype.
 
     Raises:
         UsageError: not a tensor, not a floating-point one, an empty batch, or neither 4-D nor 5-D.
@@ -145,10 +151,7 @@ def as_input(model: nn.Module, images: Images) -> Images:
     if 0 in images.shape:
         raise UsageError(f"images are empty: {tuple(images.shape)}")
     parameter = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), None)
-    if parameter is None:
-        return images
-    dtype = images.dtype if parameter.dtype == torch.float32 else parameter.dtype
-    return images.to(parameter.device, dtype)
+    return images if parameter is None else images.to(parameter.device, parameter.dtype)
 
 
 def _detached(output: Any) -> Any:

@@ -103,4 +103,6 @@ class AugSmooth(Wrapper):
             layer: torch.stack([view.unflip(explanation.raw[layer]) for view, explanation in views]).mean(0)
             for layer in first.raw
         }
-        return replace(first, maps=maps, raw=raw, empty=first.empty if not maps.flatten(2).any(2).all() else ())
+        lit = maps.flatten(2).any(2)
+        empty = {place: line for place, line in first.empty.items() if not lit[place]}
+        return replace(first, maps=maps, raw=raw, empty=empty)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from camkit.errors import UsageError
+
 _RECOMPUTE = ("with_cp", "use_checkpoint", "grad_checkpointing", "gradient_checkpointing")
 """How MMPretrain, torchvision-style, timm and transformers modules call their switch for activation checkpointing."""
 
@@ -20,7 +22,15 @@ def borrowed(model: nn.Module) -> Iterator[None]:
     ``requires_grad``, the grad mode and inference mode around the call, and the random state of the CPU and of the
     model's CUDA devices. With all parameters frozen, autograd records nothing until a capture makes a root, and never
     computes a weight's gradient. Checkpointing is off because its second forward would run without the capture.
+
+    Raises:
+        UsageError: parameters made under inference mode.
     """
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise UsageError(
+            "the model's parameters were made under inference_mode, where torch keeps no gradients: build or load it "
+            "outside"
+        )
     # The flags are set directly: train() and eval() are overridden in many backbones and would do more than that.
     training = [module for module in model.modules() if module.training]
     recomputing = [(m, flag) for m in model.modules() for flag in _RECOMPUTE if getattr(m, flag, None) is True]

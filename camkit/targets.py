@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -33,16 +33,13 @@ def rows(targets: Targets, batch: int) -> list[list[Target]] | None:
     """
     if targets is None:
         return None
-    if isinstance(targets, Tensor) or (hasattr(targets, "tolist") and not callable(targets)):
-        targets = cast(Targets, targets.tolist())
-    if isinstance(targets, str) or not isinstance(targets, Sequence):
-        return [[_target(cast(Target, targets))] for _ in range(batch)]
-    if len(targets) != batch:
-        hint = f"; for several categories of one image pass a list per image: {[list(targets)]}" if batch == 1 else ""
-        raise UsageError(f"{len(targets)} targets for {batch} image{'s' * (batch != 1)}{hint}")
-    made = [
-        [_target(target) for target in row] if isinstance(row, Sequence | Tensor) else [_target(row)] for row in targets
-    ]
+    given = _plain(targets)
+    if not _is_row(given):
+        return [[_target(given)] for _ in range(batch)]
+    if len(given) != batch:
+        hint = f"; for several categories of one image pass a list per image: {[list(given)]}" if batch == 1 else ""
+        raise UsageError(f"{len(given)} targets for {batch} image{'s' * (batch != 1)}{hint}")
+    made = [[_target(target) for target in row] if _is_row(row) else [_target(row)] for row in map(_plain, given)]
     lengths = {len(row) for row in made}
     if len(lengths) > 1 or 0 in lengths:
         raise UsageError(f"every image needs the same number of targets, at least one; got {[len(r) for r in made]}")
@@ -51,9 +48,8 @@ def rows(targets: Targets, batch: int) -> list[list[Target]] | None:
 
 def is_nested(targets: Targets) -> bool:
     """Whether ``targets`` holds a list per image, so that maps come as (B, K, H, W) and not as (B, H, W)."""
-    if isinstance(targets, Tensor) or hasattr(targets, "ndim"):
-        return cast(Tensor, targets).ndim > 1
-    return isinstance(targets, Sequence) and any(isinstance(row, Sequence | Tensor) for row in targets)
+    given = _plain(targets)
+    return _is_row(given) and any(_is_row(_plain(row)) for row in given)
 
 
 def logits_of(output: Any) -> Tensor:
@@ -76,21 +72,24 @@ def logits_of(output: Any) -> Tensor:
     return found
 
 
-def score(logits: Tensor, wanted: list[list[Target]] | None) -> tuple[Chosen, Scores]:
+def score(logits: Tensor, wanted: list[list[Target]] | None, *, batch: int) -> tuple[Chosen, Scores]:
     """Choose the targets and compute their scores.
 
     Args:
         logits: the model's output, (B, K) for class indices; score functions get ``logits[i]`` whatever its shape.
         wanted: rows from :func:`rows`, or None for each image's top class.
+        batch: the number of images.
 
     Returns:
         What was chosen, and the scores (B, T), part of the graph of ``logits``.
 
     Raises:
-        UsageError: a category outside 0..K-1, class indices for an output that isn't (B, K), or a score function that
-            doesn't return one number.
+        UsageError: a category outside 0..K-1, class indices for an output that isn't (B, K), an output of another
+            batch size, or a score function that doesn't return one number.
         NonFiniteError: NaN or infinity among the scores.
     """
+    if logits.ndim == 0 or len(logits) != batch:
+        raise UsageError(f"the model returns {tuple(logits.shape)} for {batch} images: one row per image is needed")
     if wanted is None or all(isinstance(target, int) for row in wanted for target in row):
         categories = _categories(logits, cast("list[list[int]] | None", wanted))
         scores = logits.gather(1, categories)
@@ -131,10 +130,21 @@ def _one(row: Tensor, target: Target) -> Tensor:
     return value.reshape(())
 
 
+def _plain(targets: Any) -> Any:
+    """Tensors and arrays as the numbers or lists that they hold."""
+    return targets.tolist() if hasattr(targets, "tolist") and not callable(targets) else targets
+
+
+def _is_row(targets: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(targets, Sequence) and not isinstance(targets, str | bytes)
+
+
 def _target(target: Any) -> Target:
     if callable(target):
-        return cast(ScoreFunction, target)
+        return cast("ScoreFunction", target)
     try:
+        if isinstance(target, bool):
+            raise TypeError
         return operator.index(target)
     except TypeError:
         raise UsageError(f"a target is a class index or a callable, got {target!r}") from None

@@ -153,7 +153,7 @@ class TestExplanation:
         assert_close(result.logits, model(IMAGES).detach())
         assert_close(result.scores, result.logits.gather(1, result.targets))
         assert result.versions["torch"] == torch.__version__
-        assert result.empty == ()
+        assert result.empty == {}
 
     def test_is_frozen(self) -> None:
         result = CAM(seeded(SmallCNN())).explain(IMAGES)

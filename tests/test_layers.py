@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from camkit import CAM
 from camkit.errors import LayerError, UsageError
 from camkit.layers import layer_names, resolve
-from camkit.probe import default_layer, live_layers
+from camkit.probe import default_layer, probe
 from tests.networks import SmallCNN, SmallViT, seeded
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -44,29 +44,29 @@ def test_a_compiled_or_parallel_model_keeps_its_own_names() -> None:
 
 class TestDefaultLayer:
     def test_is_the_last_norm_of_a_cnn(self) -> None:
-        assert default_layer(seeded(SmallCNN()), IMAGES) == "norm2"
+        assert default_layer(seeded(SmallCNN()), IMAGES).name == "norm2"
 
     @pytest.mark.parametrize("extra", [1, 4])
     def test_is_in_front_of_the_last_attention_where_only_the_class_token_is_read(self, extra: int) -> None:
-        assert default_layer(seeded(SmallViT(extra=extra)), IMAGES) == "layers.1.ln1"
+        assert default_layer(seeded(SmallViT(extra=extra)), IMAGES).name == "layers.1.ln1"
 
     def test_is_the_last_norm_where_all_tokens_are_read(self) -> None:
-        assert default_layer(seeded(SmallViT(extra=0)), IMAGES) == "norm"
+        assert default_layer(seeded(SmallViT(extra=0)), IMAGES).name == "norm"
 
     def test_is_sought_in_the_backbone_only(self) -> None:
         model = nn.Sequential()
         model.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
         model.neck = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        assert default_layer(seeded(model), IMAGES) == "backbone.1"
+        assert default_layer(seeded(model), IMAGES).name == "backbone.1"
 
     def test_is_any_live_layer_where_there_is_no_norm(self) -> None:
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-        assert default_layer(seeded(model), IMAGES) == "1"
+        assert default_layer(seeded(model), IMAGES).name == "1"
 
     def test_skips_norms_without_places(self) -> None:
         pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten(), nn.LayerNorm(4))
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), pooled)
-        assert default_layer(seeded(model), IMAGES) == "1"
+        assert default_layer(seeded(model), IMAGES).name == "1"
 
     def test_follows_execution_not_registration(self) -> None:
         class Backwards(nn.Module):
@@ -78,10 +78,10 @@ class TestDefaultLayer:
                 logits: Tensor = self.last(self.first(images).relu()).mean((2, 3))
                 return logits
 
-        assert default_layer(seeded(Backwards()), IMAGES) == "last"
+        assert default_layer(seeded(Backwards()), IMAGES).name == "last"
 
     def test_none_says_what_to_do(self) -> None:
-        with pytest.raises(LayerError, match="no layer of the network has places.*--target-layers"):
+        with pytest.raises(LayerError, match="no layer of the network has more than one place.*--target-layers"):
             default_layer(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), IMAGES)
 
     def test_is_found_with_the_targets_asked_for(self) -> None:
@@ -100,7 +100,7 @@ class TestDefaultLayer:
     def test_of_a_half_precision_network_is_the_same(self) -> None:
         model = seeded(SmallCNN())
         model.head.weight.data *= 1e-5
-        assert default_layer(model.half(), IMAGES) == "norm2"
+        assert default_layer(model.half(), IMAGES).name == "norm2"
 
     def test_is_found_once(self) -> None:
         model = seeded(SmallCNN())
@@ -116,4 +116,6 @@ class TestDefaultLayer:
 def test_live_counts_places_not_tokens() -> None:
     model = seeded(SmallViT(extra=1))
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
-    assert live_layers(model, layers, IMAGES) == ["layers.0.ln1", "layers.0.ln2", "layers.1.ln1"]
+    found = probe(model, layers, IMAGES)
+    assert [each.name for each in found if each.is_live] == ["layers.0.ln1", "layers.0.ln2", "layers.1.ln1"]
+    assert [each.live_places for each in found] == [16, 16, 16, 0, 0]

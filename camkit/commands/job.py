@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from camkit.cam import CAM, Explanation
-from camkit.probe import default_layer
+from camkit.probe import Choice, default_layer
 from camkit.render import Picture, grid, overlay
 from camkit.save import save_picture
 from camkit.smoothing import AugSmooth, EigenSmooth
@@ -28,29 +28,42 @@ class Style:
     original_size: bool = False
 
 
+def choose_layer(
+    classifier: Classifier,
+    prepared: Prepared,
+    *,
+    categories: Sequence[int] = (),
+    num_extra_tokens: int | None = None,
+) -> Choice:
+    """The default target layer for what will be explained."""
+    targets = _targets(categories)
+    return default_layer(classifier.model, prepared.inputs, targets, num_extra_tokens=num_extra_tokens)
+
+
 def explain(
     classifier: Classifier,
     prepared: Prepared,
     methods: Sequence[str],
     *,
-    target_layers: Sequence[str] = (),
+    target_layers: Sequence[str],
     categories: Sequence[int] = (),
     num_extra_tokens: int | None = None,
     eigen_smooth: bool = False,
     aug_smooth: bool = False,
 ) -> list[Explanation]:
     """One explanation per method, all of the same layers and categories; empty maps are warned of."""
-    layers = list(target_layers) or [
-        default_layer(classifier.model, prepared.inputs, num_extra_tokens=num_extra_tokens)
-    ]
     explanations = []
     for method in methods:
-        cam = CAM(classifier.model, method, layers, num_extra_tokens=num_extra_tokens)
+        cam = CAM(classifier.model, method, target_layers, num_extra_tokens=num_extra_tokens)
         cam = AugSmooth(EigenSmooth(cam, enabled=eigen_smooth), enabled=aug_smooth)
-        explanations.append(cam.compute(prepared.inputs, [list(categories)] if categories else None))
-        for line in explanations[-1].empty:
+        explanations.append(cam.compute(prepared.inputs, _targets(categories)))
+        for line in explanations[-1].empty.values():
             warn(f"{method}: {line}")
     return explanations
+
+
+def _targets(categories: Sequence[int]) -> list[list[int]] | None:
+    return [list(categories)] if categories else None
 
 
 def categories_of(explanation: Explanation) -> list[int]:
@@ -71,11 +84,11 @@ def label(classifier: Classifier, explanation: Explanation, category: int) -> st
     return f"{shown} ({probability(classifier, explanation, category):.2f})"
 
 
-def report(classifier: Classifier, explanation: Explanation, *, chosen: bool) -> None:
+def report(classifier: Classifier, explanation: Explanation, choice: Choice | None = None) -> None:
     """Print the target layers, the predicted class and, where others were asked for, those explained."""
     for layer, maps in explanation.raw.items():
         kind = type(classifier.model.get_submodule(layer)).__name__
-        why = "the last norm layer that is spatial and live; " if chosen else ""
+        why = f"{choice.why}; " if choice else ""
         print(f"target layer: {layer} ({why}{kind}, grid {'x'.join(map(str, maps.shape[2:]))})")
     top = int(explanation.logits[0].argmax())
     print(f"predicted: {label(classifier, explanation, top)}")

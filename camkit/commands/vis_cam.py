@@ -123,17 +123,18 @@ def main(options: argparse.Namespace) -> None:
     if options.target_layers:
         resolve(classifier.model, options.target_layers)
     prepared = classifier.prepare(options.img)
+    asked = {"categories": options.target_category, "num_extra_tokens": options.num_extra_tokens}
+    choice = None if options.target_layers else job.choose_layer(classifier, prepared, **asked)
     explanations = job.explain(
         classifier,
         prepared,
         methods,
-        target_layers=options.target_layers,
-        categories=options.target_category,
-        num_extra_tokens=options.num_extra_tokens,
+        target_layers=[choice.name] if choice else options.target_layers,
+        **asked,
         eigen_smooth=options.eigen_smooth,
         aug_smooth=options.aug_smooth,
     )
-    job.report(classifier, explanations[0], chosen=not options.target_layers)
+    job.report(classifier, explanations[0], choice)
     pictures = _pictures(classifier, prepared, explanations, options)
     if options.save_path:
         for name, picture in pictures.items():
