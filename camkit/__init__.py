@@ -7,7 +7,29 @@ from __future__ import annotations
 
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from camkit.cam import CAM as CAM
+    from camkit.cam import Explanation as Explanation
+    from camkit.errors import CamkitError as CamkitError
+    from camkit.errors import CamkitWarning as CamkitWarning
+    from camkit.errors import CheckpointError as CheckpointError
+    from camkit.errors import EmptyMapWarning as EmptyMapWarning
+    from camkit.errors import LayerError as LayerError
+    from camkit.errors import NonFiniteError as NonFiniteError
+    from camkit.errors import TokenGridError as TokenGridError
+    from camkit.errors import UsageError as UsageError
+    from camkit.layers import layer_names as layer_names
+    from camkit.methods import METHODS as METHODS
+    from camkit.methods import Method as Method
+    from camkit.render import grid as grid
+    from camkit.render import overlay as overlay
+    from camkit.save import load_raw as load_raw
+    from camkit.save import save_picture as save_picture
+    from camkit.save import save_raw as save_raw
+    from camkit.smoothing import AugSmooth as AugSmooth
+    from camkit.smoothing import EigenSmooth as EigenSmooth
 
 _HOMES = {
     "CAM": "cam",

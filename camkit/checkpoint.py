@@ -161,10 +161,13 @@ def _fetch(source: str) -> Path:
     if "://" not in source:
         return Path(source).expanduser()
     scheme, _, rest = source.partition("://")
-    name = unquote(re.split("[?#]", rest)[0].partition("/")[2].rpartition("/")[2])
+    address = re.split("[?#]", rest)[0]
+    name = unquote(address.partition("/")[2].rpartition("/")[2])
     if scheme.lower() not in ("http", "https") or not name:
         raise CheckpointError(f"can't fetch the checkpoint {source}; give a path or the http(s) URL of a .pth file")
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    # Files of one name from different places are different files.
+    place = hashlib.sha256(address.encode()).hexdigest()[:8]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / place / name
     if path.exists():
         return path
     try:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from camkit.errors import CamkitError, first_line
 from camkit.versions import versions
@@ -32,10 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # What other packages warn of is no business of the user's; camkit's own warnings are printed as lines.
             warnings.simplefilter("ignore")
             _module(options.command).main(options)
+            sys.stdout.flush()
     except CamkitError as error:
         if options.traceback:
             raise
         return _fail(str(error), error.exit_code)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except Exception as error:
@@ -45,9 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser(command: str | None) -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as every other mistake gets."""
+        self.exit(2, f"camkit: error: {message}; see {self.prog} --help\n")
+
+
+def _parser(command: str | None) -> _Parser:
     """The parser of all commands, with the arguments of the one that is named."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="camkit", description="Class activation maps: where an image classifier looked.", allow_abbrev=False
     )
     stood_on = ", ".join(f"{package} {number}" for package, number in versions().items())

@@ -54,7 +54,7 @@ def first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """The first sentence of another package's message."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # str() would quote it
     text = first_line(text).partition(". ")[0]

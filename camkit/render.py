@@ -46,9 +46,10 @@ def overlay(
     Raises:
         UsageError: another dtype, shape or range, or an unknown colour map or channel order.
     """
+    check_picture(image, channel_order)
     values = _heat(heat, image)
-    if channel_order not in ("BGR", "RGB"):
-        raise UsageError(f"channel_order is 'BGR' or 'RGB', got {channel_order!r}")
+    if seen is not None and seen.shape != values.shape:
+        raise UsageError(f"seen is {seen.shape}, the image {values.shape}")
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha is the heat's share, 0 to 1, got {alpha}")
     colours = cv2.applyColorMap((255 * values).astype(np.uint8), find_colormap(colormap))
@@ -63,12 +64,29 @@ def overlay(
     return picture
 
 
+def check_picture(image: Picture, channel_order: str) -> None:
+    """Refuse what is no picture.
+
+    Raises:
+        UsageError: no uint8 array (H, W, 3) with something in it, or a channel order that is neither BGR nor RGB.
+    """
+    if channel_order not in ("BGR", "RGB"):
+        raise UsageError(f"channel_order is 'BGR' or 'RGB', got {channel_order!r}")
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise UsageError(f"the image must be a uint8 array (H, W, 3), got {got}")
+    if not image.size:
+        raise UsageError(f"the image is empty: {image.shape}")
+
+
 def find_colormap(name: str) -> int:
     """OpenCV's constant for the colour map ``name``, in any case.
 
     Raises:
         UsageError: there is none of that name.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"colormap is a name such as 'jet', got {name!r}")
     if name.lower() not in COLORMAPS:
         raise UsageError(f"no colour map {name!r}{closest(name, COLORMAPS)}; there are: {', '.join(COLORMAPS)}")
     return COLORMAPS[name.lower()]
@@ -122,10 +140,7 @@ def grid(
 
 
 def _heat(heat: Tensor | NDArray[Any], image: Picture) -> NDArray[np.float32]:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise UsageError(f"the image must be a uint8 array (H, W, 3), got {got}")
-    array = heat.detach().cpu().numpy() if isinstance(heat, torch.Tensor) else heat
+    array = heat.detach().float().cpu().numpy() if isinstance(heat, torch.Tensor) else heat
     values: NDArray[np.float32] = np.asarray(array, dtype=np.float32)
     if values.shape != image.shape[:2]:
         raise UsageError(
@@ -138,6 +153,6 @@ def _heat(heat: Tensor | NDArray[Any], image: Picture) -> NDArray[np.float32]:
 
 
 def _fitted(label: str, pixels: int) -> str:
-    """``label``, cut with an ellipsis where it would run over its neighbours."""
-    room = max(4, pixels // 7)
-    return label if len(label) <= room else label[: room - 1] + "…"
+    """``label`` with an ellipsis in it where it would run over its neighbours; its end, the score, stays."""
+    room = max(10, pixels // 7)
+    return label if len(label) <= room else f"{label[: room - 8]}…{label[-7:]}"

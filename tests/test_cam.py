@@ -229,12 +229,36 @@ class TestEmptyMaps:
         with pytest.warns(EmptyMapWarning, match="the evidence in 'conv' is the same everywhere"):
             cam(IMAGES[:1], 0)
 
-    def test_dead_activations(self) -> None:
-        cam = self.cam(lambda t: t.mean((2, 3)))
+    @pytest.mark.parametrize("method", ["GradCAM", "EigenCAM"])
+    def test_dead_activations(self, method: str) -> None:
+        cam = self.cam(lambda t: t.mean((2, 3)), method)
         cam.model.conv.weight.data.zero_()
         cam.model.conv.bias.data.zero_()
         with pytest.warns(EmptyMapWarning, match="the activations of 'conv' are all zero"):
-            cam(IMAGES[:1], 0)
+            assert set(cam.explain(IMAGES[:1], [[0, 1]]).empty) == {(0, 0), (0, 1)}
+
+    def test_of_which_one_view_shows_something_are_not_reported(self) -> None:
+        class Bright(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = nn.Conv2d(3, 4, 3)
+
+            def forward(self, images: Tensor) -> Tensor:
+                strong = (images.abs().amax((1, 2, 3), keepdim=True) > 3.5).float() * 2 - 1
+                features = self.conv(images)
+                return (strong * features.square()).mean((2, 3))
+
+        images = 3.4 * IMAGES / IMAGES.abs().amax((1, 2, 3), keepdim=True)
+        images[1] = 0
+        model = seeded(Bright())
+        model.conv.bias.data.zero_()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plain = CAM(model, "EigenGradCAM", "conv").explain(images, 1)
+            smooth = AugSmooth(CAM(model, "EigenGradCAM", "conv")).explain(images, 1)
+        assert set(plain.empty) >= {(1, 0)}
+        assert set(smooth.empty) == {(1, 0)}
+        assert smooth.maps[0].any()
 
     def test_evidence_too_small_to_show(self) -> None:
         cam = self.cam(lambda t: 1e-18 * t.square().mean((2, 3)))
@@ -294,13 +318,26 @@ class TestInputs:
         with pytest.raises(UsageError, match=message):
             CAM(seeded(SmallCNN()))(images)
 
-    def test_come_out_unchanged(self) -> None:
-        images = IMAGES.clone()
-        AugSmooth(CAM(seeded(SmallCNN())))(images)
-        assert_close(images, IMAGES, rtol=0, atol=0)
+    @pytest.mark.parametrize("wrapper", [lambda cam: cam, AugSmooth])
+    def test_come_out_unchanged_also_of_a_network_that_writes_to_them(self, wrapper: Any) -> None:
+        class Normalises(SmallCNN):
+            def forward(self, images: Tensor) -> Tensor:
+                images -= 0.5
+                images *= 2
+                return super().forward(images)
 
-    def test_of_a_double_model_may_be_single(self) -> None:
-        assert CAM(seeded(SmallCNN()).double())(IMAGES).dtype == torch.float32
+        images = IMAGES.clone()
+        made = wrapper(CAM(seeded(Normalises())))(images, 1)
+        assert_close(images, IMAGES, rtol=0, atol=0)
+        if wrapper is not AugSmooth:
+            assert_close(made, CAM(seeded(SmallCNN()), target_layers="norm2")(2 * (IMAGES - 0.5), 1))
+        else:
+            assert_close(made, wrapper(CAM(seeded(Normalises()), target_layers="norm2"))(images, 1))
+
+    @pytest.mark.parametrize("model", [torch.float32, torch.float64, torch.bfloat16])
+    @pytest.mark.parametrize("given", [torch.float32, torch.float64, torch.float16])
+    def test_take_the_models_dtype(self, model: torch.dtype, given: torch.dtype) -> None:
+        assert CAM(seeded(SmallCNN()).to(model))(IMAGES.to(given)).dtype == torch.float32
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")

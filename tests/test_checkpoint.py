@@ -259,6 +259,11 @@ def test_url(tmp_path: Path, net: Net, server: tuple[str, Path], monkeypatch: py
     same(read_checkpoint(f"{url}/net.pth?download=1").state_dict, net.state_dict())
     (folder / "net.pth").unlink()
     assert read_checkpoint(f"{url}/net.pth").source == f"{url}/net.pth"  # from the cache
+    # Another file of that name, from another place.
+    (folder / "other").mkdir()
+    other = Net(classes=7)
+    torch.save(other.state_dict(), folder / "other" / "net.pth")
+    same(read_checkpoint(f"{url}/other/net.pth").state_dict, other.state_dict())
     assert "404" in refused(f"{url}/other.pth")
     assert [path.name for path in tmp_path.glob("cache/hub/checkpoints/*")] == ["net.pth"]
     (folder / "page.pth").write_text("<html>")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from camkit import CAM
-from camkit.errors import LayerError, UsageError
+from camkit.errors import LayerError, TokenGridError, UsageError
 from camkit.layers import layer_names, resolve
 from camkit.probe import default_layer, probe
 from tests.networks import SmallCNN, SmallViT, seeded
@@ -22,6 +22,12 @@ def test_names_and_modules_are_the_same_layer() -> None:
     assert layer_names(model) == ["conv1", "norm1", "conv2", "norm2", "relu", "dropout", "head"]
 
 
+def test_a_shared_module_answers_to_all_its_names() -> None:
+    model = seeded(SmallCNN())
+    model.alias = model.norm1
+    assert list(CAM(model, target_layers="alias").target_layers(IMAGES)) == ["alias"]
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
@@ -29,6 +35,7 @@ def test_names_and_modules_are_the_same_layer() -> None:
         (["norm1", "norm1"], "target layer 'norm1' is given twice"),
         ([], "no target layer given"),
         ([nn.ReLU()], "the ReLU given as target layer is not a submodule of the model"),
+        (5, "target layers are dotted names or modules, got int"),
         ([3], "a target layer is a dotted name or a module of the model, got int"),
     ],
 )
@@ -79,6 +86,22 @@ class TestDefaultLayer:
                 return logits
 
         assert default_layer(seeded(Backwards()), IMAGES).name == "last"
+
+    def test_is_the_last_spatial_one_where_no_gradient_arrives(self) -> None:
+        model = seeded(SmallCNN())
+        model.head.weight.data.zero_()
+        choice = default_layer(model, IMAGES)
+        assert choice.name == "norm2"
+        assert choice.why == "the last spatial layer, as the score depends on no place of any"
+
+    def test_says_why_it_was_chosen(self) -> None:
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        assert default_layer(seeded(model), IMAGES).why == "the last live layer, as no norm layer is spatial and live"
+        assert default_layer(seeded(SmallCNN()), IMAGES).why == "the last norm layer that is spatial and live"
+
+    def test_tokens_given_are_never_passed_over(self) -> None:
+        with pytest.raises(TokenGridError, match=r"would fit: --num-extra-tokens 1 \(4x4\)"):
+            default_layer(seeded(SmallViT(extra=1)), IMAGES, num_extra_tokens=3)
 
     def test_none_says_what_to_do(self) -> None:
         with pytest.raises(LayerError, match="no layer of the network has more than one place.*--target-layers"):

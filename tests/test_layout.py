@@ -42,6 +42,7 @@ def images(*size: int) -> Tensor:
         ((192, 320), (12, 20), 2),
         ((230, 230), (15, 15), 1),
         ((225, 224), (29, 28), 0),
+        ((56, 84), (4, 6), 4),
         ((16, 32, 32), (4, 8, 8), 1),
     ],
 )
@@ -146,7 +147,12 @@ class TestReshapeTransform:
         x = IMAGES[:, :, :16, :16]
         assert_close(own(x, 1), CAM(model, "GradCAM", "layers.1.ln1")(x, 1))
 
-    @pytest.mark.parametrize("wrong", [lambda t: t[0], lambda t: 3, lambda t: t.flatten(1)])
+    def test_may_write_to_what_it_gets(self) -> None:
+        model = seeded(Returns(lambda t: t))
+        doubled = CAM(model, "EigenCAM", "layer", reshape_transform=lambda output: output.mul_(2))(IMAGES, 1)
+        assert_close(doubled, CAM(model, "EigenCAM", "layer")(IMAGES, 1))
+
+    @pytest.mark.parametrize("wrong", [lambda t: t[0], lambda t: 3, lambda t: t.flatten(1), lambda t: t.flatten(2)])
     def test_must_return_batch_channels_and_places(self, wrong: Any) -> None:
         model = seeded(Returns(lambda t: t))
         with pytest.raises(LayerError, match=r"reshape_transform made .* of layer 'layer': it must return .*spatial"):

@@ -37,6 +37,11 @@ def test_overlay_is_the_references(colormap: str, alpha: float, order: str) -> N
     assert np.abs(made.astype(int) - expected).max() <= 1
 
 
+def test_overlay_takes_half_precision_maps() -> None:
+    heat = torch.from_numpy(HEAT).bfloat16()
+    assert np.array_equal(overlay(IMAGE, heat), overlay(IMAGE, heat.float()))
+
+
 def test_overlay_defaults_to_half_jet() -> None:
     assert np.array_equal(overlay(IMAGE, HEAT), overlay(IMAGE, HEAT, colormap="jet", alpha=0.5, channel_order="BGR"))
 
@@ -69,6 +74,9 @@ def test_overlay_of_black_on_black() -> None:
         ({"colormap": "jett"}, r"no colour map 'jett'; closest: jet.*; there are: autumn, "),
         ({"alpha": 1.5}, "alpha is the heat's share, 0 to 1, got 1.5"),
         ({"channel_order": "GBR"}, "channel_order is 'BGR' or 'RGB'"),
+        ({"colormap": 2}, "colormap is a name such as 'jet', got 2"),
+        ({"image": IMAGE[:0], "heat": HEAT[:0]}, r"the image is empty: \(0, 30, 3\)"),
+        ({"seen": np.ones((3, 3), bool)}, r"seen is \(3, 3\), the image \(20, 30\)"),
     ],
 )
 def test_overlay_refuses(arguments: dict[str, Any], message: str) -> None:

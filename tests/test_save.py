@@ -12,7 +12,7 @@ import pytest
 
 from camkit import load_raw, save_picture, save_raw
 from camkit.errors import CamkitError, UsageError
-from camkit.save import PICTURE_SUFFIXES, write_whole
+from camkit.save import PICTURE_SUFFIXES, check_writable, write_together
 from tests.pictures import read
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -64,7 +64,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         raise OSError(28, "No space left on device")
 
     with pytest.raises(CamkitError, match="No space left on device"):
-        write_whole(path, fails)
+        write_together({tmp_path / "other.png": lambda file: file.write(b"1"), path: fails})
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["picture.png"]
 
@@ -78,5 +78,34 @@ def test_raw_maps_come_back_with_their_story(tmp_path: Path) -> None:
     assert np.array_equal(found["GradCAM/layer4.2"], maps["GradCAM/layer4.2"])
     with np.load(path, allow_pickle=False) as file:
         assert json.loads(str(file["provenance"])) == story
+
+
+def test_raw_maps_that_cant_be_written_or_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"must be one of \.npz"):
-        save_raw(tmp_path / "raw.txt", maps, {})
+        save_raw(tmp_path / "raw.txt", {}, {})
+    for name in ("provenance", "file"):
+        with pytest.raises(UsageError, match=f"an array can't be called '{name}'"):
+            save_raw(tmp_path / "raw.npz", {name: IMAGE}, {})
+    with pytest.raises(UsageError, match="provenance must be what JSON can hold"):
+        save_raw(tmp_path / "raw.npz", {}, {"bad": IMAGE})
+    with pytest.raises(CamkitError, match=r"can't read '.*nowhere\.npz': No such file"):
+        load_raw(tmp_path / "nowhere.npz")
+    np.savez(tmp_path / "other.npz", a=IMAGE)
+    (tmp_path / "text.npz").write_text("no archive")
+    for name in ("other.npz", "text.npz"):
+        with pytest.raises(CamkitError, match="holds no raw maps"):
+            load_raw(tmp_path / name)
+
+
+def test_trying_whether_a_file_can_be_written_leaves_none(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "picture.png")
+    assert list((tmp_path / "new").iterdir()) == []
+    with pytest.raises(CamkitError, match="can't write '/proc/x.png'"):
+        check_writable(Path("/proc/x.png"))
+
+
+@pytest.mark.parametrize(("picture", "order"), [(IMAGE / 255, "BGR"), (IMAGE, "XYZ"), (IMAGE[:0], "BGR")])
+def test_what_is_no_picture_is_refused(tmp_path: Path, picture: np.ndarray, order: str) -> None:
+    with pytest.raises(UsageError):
+        save_picture(tmp_path / "picture.png", picture, channel_order=order)
+    assert list(tmp_path.iterdir()) == []

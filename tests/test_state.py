@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -163,7 +163,7 @@ def test_parts_compiled_in_place_run_as_written(inside: str) -> None:
     assert_close(CAM(model, "GradCAM", "norm2")(IMAGES, 1), expected)
 
 
-@pytest.mark.parametrize("flag", ["with_cp", "grad_checkpointing"])
+@pytest.mark.parametrize("flag", ["with_cp", "use_checkpoint", "grad_checkpointing", "gradient_checkpointing"])
 @pytest.mark.parametrize("layer", ["conv1", "norm2"], ids=["before", "inside"])
 def test_a_checkpointing_model_runs_once(flag: str, layer: str) -> None:
     class Recomputes(SmallCNN):
@@ -196,6 +196,16 @@ def test_a_torchscript_module_is_refused_with_what_to_do() -> None:
         CAM(scripted)
 
 
+def test_parameters_made_under_inference_mode_are_refused_and_left_alone() -> None:
+    model = seeded(SmallCNN())
+    with torch.inference_mode():
+        model.head = nn.Linear(6, 5)
+    before = [parameter.requires_grad for parameter in model.parameters()]
+    with pytest.raises(UsageError, match="parameters were made under inference_mode.*build or load it outside"):
+        CAM(model, "GradCAM", "norm1")(IMAGES)
+    assert [parameter.requires_grad for parameter in model.parameters()] == before
+
+
 def test_something_that_is_no_model_is_refused() -> None:
     with pytest.raises(UsageError, match=r"must be a torch\.nn\.Module, got str"):
         CAM("resnet50")
@@ -204,7 +214,7 @@ def test_something_that_is_no_model_is_refused() -> None:
 def test_images_may_be_in_a_graph_of_their_own() -> None:
     model = seeded(SmallCNN())
     images = IMAGES.clone().requires_grad_()
-    manager: AbstractContextManager[None] = nullcontext()
-    with manager:
-        assert_close(CAM(model)(2 * images, 1), CAM(model)(2 * IMAGES, 1))
-    assert images.grad is None
+    doubled = 2 * images
+    assert_close(CAM(model)(doubled, 1), CAM(model)(2 * IMAGES, 1))
+    doubled.sum().backward()
+    assert_close(images.grad, torch.full_like(images, 2))

@@ -22,7 +22,21 @@ def one(image: int, category: int) -> Tensor:
     return CAM_OF_SMALL(IMAGES[image : image + 1], category)[0]
 
 
-@pytest.mark.parametrize("targets", [3, [3, 3], [[3], [3]], torch.tensor([3, 3]), np.array([3, 3]), np.int64(3)])
+@pytest.mark.parametrize(
+    "targets",
+    [
+        3,
+        [3, 3],
+        (3, 3),
+        [[3], [3]],
+        torch.tensor([3, 3]),
+        np.array([3, 3]),
+        np.int64(3),
+        [torch.tensor(3), torch.tensor(3)],
+        [np.array([3]), torch.tensor([3])],
+        [np.int64(3), 3],
+    ],
+)
 def test_one_category_in_every_spelling(targets: Any) -> None:
     result = CAM_OF_SMALL.explain(IMAGES, targets)
     assert_close(result.maps[:, 0], torch.stack([one(0, 3), one(1, 3)]))
@@ -82,6 +96,8 @@ def test_callables_in_place_of_indices() -> None:
         (2, [lambda row: row[0], 9], r"category 9 is outside 0\.\.4"),
         (2, "cat", "a target is a class index or a callable, got 'cat'"),
         (2, [1.5, 2], "a target is a class index or a callable, got 1.5"),
+        (2, True, "a target is a class index or a callable, got True"),
+        (2, b"ab", "a target is a class index or a callable, got b'ab'"),
         (2, lambda row: row, "must return a scalar tensor"),
         (2, lambda row: 3.0, "must return a scalar tensor"),
     ],
@@ -125,6 +141,10 @@ class TestOutputs:
             CAM(model, target_layers="net.norm1")(IMAGES, 1)
         made = CAM(model, target_layers="net.norm1")(IMAGES, lambda row: row[1, 0])
         assert_close(made, CAM(self.net(lambda t: t), target_layers="net.norm1")(IMAGES, 1))
+
+    def test_one_row_per_image(self) -> None:
+        with pytest.raises(UsageError, match=r"the model returns \(1, 5\) for 2 images: one row per image is needed"):
+            CAM(self.net(lambda t: t[:1]), target_layers="net.norm1")(IMAGES, 1)
 
     def test_scores_that_are_no_numbers(self) -> None:
         model = self.net(lambda t: t * torch.tensor([[1.0], [torch.nan]]))

@@ -204,7 +204,7 @@ def _read_config(config: str, options: dict[str, Any]) -> tuple[Any, str]:
     try:
         with _quiet():
             settings = Config.fromfile(source)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"can't read the config {source}: {type(error).__name__}: {reason(error)}") from error
     try:
         settings.merge_from_dict(options)

@@ -16,7 +16,7 @@ from camkit.commands import job
 from camkit.errors import CamkitError
 from camkit.methods import METHODS
 from camkit.render import Picture
-from camkit.save import save_picture, write_whole
+from camkit.save import picture_writer, save_picture, write_together
 
 CATEGORIES = {"cat": 282, "espresso": 967}
 SIDE = 224
@@ -45,9 +45,10 @@ def main(options: argparse.Namespace) -> None:
     job.report(classifier, explanations[0], choice)
     style = job.Style()
     print(f"wrote: {image}")
-    job.write(options.out / "grid.png", job.draw_grid(classifier, prepared, explanations, style))
-    for name, picture in zip(CATEGORIES, job.draw(prepared, explanations[0], style), strict=True):
-        job.write(options.out / f"{name}.png", picture)
+    overlays = zip(CATEGORIES, job.draw(prepared, explanations[0], style), strict=True)
+    pictures = {"grid": job.draw_grid(classifier, prepared, explanations, style), **dict(overlays)}
+    paths = {options.out / f"{name}.png": picture for name, picture in pictures.items()}
+    job.write({path: picture_writer(path, picture) for path, picture in paths.items()})
 
 
 def photographs() -> Picture:
@@ -81,8 +82,8 @@ def build(folder: Path) -> tuple[Path, Path]:
     if not checkpoint.exists():
         weights = torch.load(demo_model.find_weights(), map_location="cpu", weights_only=True)
         state_dict = demo_model.convert_lite0(weights)
-        write_whole(checkpoint, lambda file: torch.save({"state_dict": state_dict, "meta": {}}, file))
-    write_whole(config, lambda file: file.write(demo_model.LITE0_CONFIG.encode()))
+        write_together({checkpoint: lambda file: torch.save({"state_dict": state_dict, "meta": {}}, file)})
+    write_together({config: lambda file: file.write(demo_model.LITE0_CONFIG.encode())})
     return config, checkpoint
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from camkit.cam import CAM, Explanation
 from camkit.probe import Choice, default_layer
 from camkit.render import Picture, grid, overlay
-from camkit.save import save_picture
+from camkit.save import Writer, write_together
 from camkit.smoothing import AugSmooth, EigenSmooth
 
 if TYPE_CHECKING:
@@ -117,9 +117,11 @@ def draw_grid(classifier: Classifier, prepared: Prepared, explanations: Sequence
     return grid([draw(prepared, each, style) for each in explanations], [e.method for e in explanations], columns)
 
 
-def write(path: Path, picture: Picture) -> None:
-    """Save a picture and say where."""
-    print(f"wrote: {save_picture(path, picture)}")
+def write(files: Mapping[Path, Writer]) -> None:
+    """Write all files or none, and say where."""
+    write_together(files)
+    for path in files:
+        print(f"wrote: {path}")
 
 
 def warn(line: str) -> None:

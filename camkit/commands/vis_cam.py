@@ -13,11 +13,11 @@ from torch import nn
 from camkit.adapters import mmpretrain
 from camkit.cam import Explanation
 from camkit.commands import job
-from camkit.errors import UsageError
+from camkit.errors import UsageError, closest
 from camkit.layers import resolve
 from camkit.methods import METHODS, find_method
 from camkit.render import find_colormap
-from camkit.save import PICTURE_SUFFIXES, check_suffix, save_raw
+from camkit.save import PICTURE_SUFFIXES, Writer, check_suffix, check_writable, picture_writer, raw_writer
 from camkit.show import require_display, show
 
 if TYPE_CHECKING:
@@ -94,14 +94,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def unfold(words: Sequence[str]) -> Iterator[str]:
     """Let ``--method`` take several names and still stand in front of the positional arguments."""
-    known = {spelling.lower() for method in METHODS.values() for spelling in (method.name, method.identifier)}
     taking = False
     for index, word in enumerate(words):
-        taking = taking and word.lower() in known
-        if taking and words[index - 1] != "--method":
+        first = index > 0 and words[index - 1] == "--method"
+        taking = first or (taking and _looks_like_a_method(word))
+        if taking and not first:
             yield "--method"
         yield word
-        taking = taking or word == "--method"
+        taking = taking or word.startswith("--method=")
+
+
+def _looks_like_a_method(word: str) -> bool:
+    """Whether a word behind a method is another one, spelt right or nearly so, and no positional argument."""
+    names = [spelling for method in METHODS.values() for spelling in (method.name, method.identifier)]
+    nearly = bool(closest(word, names)) and not word.startswith("-") and not Path(word).exists()
+    return word.lower() in map(str.lower, names) or nearly
 
 
 def main(options: argparse.Namespace) -> None:
@@ -136,16 +143,18 @@ def main(options: argparse.Namespace) -> None:
     )
     job.report(classifier, explanations[0], choice)
     pictures = _pictures(classifier, prepared, explanations, options)
+    files: dict[Path, Writer] = {}
     if options.save_path:
-        for name, picture in pictures.items():
-            path = options.save_path
-            job.write(path.with_stem("-".join([path.stem, *name])), picture)
+        path = options.save_path
+        named = {path.with_stem("-".join([path.stem, *name])): picture for name, picture in pictures.items()}
+        files |= {path: picture_writer(path, picture) for path, picture in named.items()}
     if options.save_raw:
         arrays = {
             f"{each.method}/{layer}": maps[0].cpu().numpy() for each in explanations for layer, maps in each.raw.items()
         }
-        print(f"wrote: {save_raw(options.save_raw, arrays, provenance(classifier, explanations, options))}")
-    if not options.save_path and not options.save_raw:
+        files[options.save_raw] = raw_writer(arrays, provenance(classifier, explanations, options))
+    job.write(files)
+    if not files:
         show({" ".join(["camkit", *name]): picture for name, picture in pictures.items()})
 
 
@@ -196,9 +205,9 @@ def _check(options: argparse.Namespace, methods: Sequence[str]) -> None:
         if len(set(values)) < len(values):
             raise UsageError(f"{what} names one twice: {' '.join(map(str, values))}")
     if options.save_path:
-        check_suffix(options.save_path, PICTURE_SUFFIXES)
+        check_writable(check_suffix(options.save_path, PICTURE_SUFFIXES))
     if options.save_raw:
-        check_suffix(options.save_raw, (".npz",))
+        check_writable(check_suffix(options.save_raw, (".npz",)))
     if not (options.save_path or options.save_raw or options.preview_model):
         require_display()
 
