@@ -265,7 +265,7 @@ def test_url(tmp_path: Path, net: Net, server: tuple[str, Path], monkeypatch: py
     torch.save(other.state_dict(), folder / "other" / "net.pth")
     same(read_checkpoint(f"{url}/other/net.pth").state_dict, other.state_dict())
     assert "404" in refused(f"{url}/other.pth")
-    assert [path.name for path in tmp_path.glob("cache/hub/checkpoints/*")] == ["net.pth"]
+    assert [path.name for path in tmp_path.glob("cache/hub/checkpoints/**/*.*")] == ["net.pth", "net.pth"]
     (folder / "page.pth").write_text("<html>")
     assert "page.pth" in refused(f"{url}/page.pth").partition("kept as")[2]  # say what to delete
 
