@@ -186,10 +186,10 @@ def _diagnose(name: str, raw: Tensor, activations: Tensor, gradients: Tensor) ->
     reasons = {}
     for image, (low, high) in enumerate(zip(lowest.tolist(), highest.tolist(), strict=True)):
         if not abs(high - low) < float("inf"):
-            kind = "activations" if not activations[image].isfinite().all() else "gradient"
-            kind = kind if not gradients[image].isfinite().all() else f"weighted {kind}"
+            tensors = {"activations": activations, "gradient": gradients}
+            broken = [kind for kind, tensor in tensors.items() if not tensor[image].isfinite().all()]
             raise NonFiniteError(
-                f"NaN or infinity in the {kind} of layer {name!r}, image {image}: check the checkpoint and the "
+                f"NaN or infinity in the {(broken or ['weighted activations'])[0]} of layer {name!r}, image {image}: check the checkpoint and the "
                 "precision (bfloat16 or float32 instead of float16)"
             )
         if high > low and high >= NORMALISE_EPS**2:

@@ -297,9 +297,7 @@ class TestEmptyMaps:
         elif method == "EigenCAM":
             cam(images, 0)
             return
-        with pytest.raises(
-            NonFiniteError, match=f"NaN or infinity in the (weighted )?{where}.* of layer 'conv', image 1"
-        ):
+        with pytest.raises(NonFiniteError, match=f"NaN or infinity in the {where} of layer 'conv', image 1"):
             cam(images, 0)
 
 
