@@ -188,8 +188,9 @@ def _diagnose(name: str, raw: Tensor, activations: Tensor, gradients: Tensor) ->
         if not abs(high - low) < float("inf"):
             tensors = {"activations": activations, "gradient": gradients}
             broken = [kind for kind, tensor in tensors.items() if not tensor[image].isfinite().all()]
+            where = broken[0] if broken else "weighted activations"
             raise NonFiniteError(
-                f"NaN or infinity in the {(broken or ['weighted activations'])[0]} of layer {name!r}, image {image}: check the checkpoint and the "
+                f"NaN or infinity in the {where} of layer {name!r}, image {image}: check the checkpoint and the "
                 "precision (bfloat16 or float32 instead of float16)"
             )
         if high > low and high >= NORMALISE_EPS**2:
