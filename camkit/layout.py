@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -172,33 +173,42 @@ def _token_grid(
     # A grid that divides the input exactly goes before one that needs rounding, whatever is left over.
     for exactly in (True, False):
         for extra in range(min(MAX_EXTRA_TOKENS, length - 2) + 1):
-            for grid in _grids(length - extra, size, exactly=exactly):
+            grid = _grid_of(length - extra, tuple(size), exactly=exactly)
+            if grid:
                 fits.setdefault(extra, grid)
     if given is not None:
-        grids = [*_grids(length - given, size, exactly=True), *_grids(length - given, size, exactly=False)]
-        if not grids:
+        tokens = length - given
+        grid = _grid_of(tokens, tuple(size), exactly=True) or _grid_of(tokens, tuple(size), exactly=False)
+        if not grid:
             raise _no_grid(name, length, size, given, fits)
-        return given, grids[0]
+        return given, grid
     for count in [*([] if declared is None else [declared]), *fits]:
         if count in fits:
             return count, fits[count]
     raise _no_grid(name, length, size, declared, fits)
 
 
-def _grids(tokens: int, size: Sequence[int], *, exactly: bool) -> Iterator[tuple[int, ...]]:
-    """Grids of ``tokens`` cells that ``size`` gives when divided by a whole stride, exactly or rounded."""
+def _grid_of(tokens: int, size: tuple[int, ...], *, exactly: bool) -> tuple[int, ...] | None:
+    """The grid of ``tokens`` cells that ``size`` gives when divided by a whole stride, exactly or rounded."""
     if tokens < 1:
-        return
+        return None
+    grid = _grids(size, exactly=exactly).get(tokens)
+    if grid is None and not exactly and len(set(size)) == 1:
+        side = round(tokens ** (1 / len(size)))
+        return (side,) * len(size) if side ** len(size) == tokens else None
+    return grid
+
+
+@lru_cache(maxsize=64)
+def _grids(size: tuple[int, ...], *, exactly: bool) -> dict[int, tuple[int, ...]]:
+    """Number of cells to grid, the smallest stride first. Remembered: it is asked for on every call of a CAM."""
+    found: dict[int, tuple[int, ...]] = {}
     for stride in range(1, max(size) + 1):
         if exactly and any(length % stride for length in size):
             continue
         for rounded in (tuple(length // stride for length in size), tuple(-(-length // stride) for length in size)):
-            if math.prod(rounded) == tokens:
-                yield rounded
-    if not exactly and len(set(size)) == 1:
-        side = round(tokens ** (1 / len(size)))
-        if side ** len(size) == tokens:
-            yield (side,) * len(size)
+            found.setdefault(math.prod(rounded), rounded)
+    return found
 
 
 def _no_grid(

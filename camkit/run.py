@@ -66,10 +66,12 @@ class Pass:
         unused = [name for name, layer in kept.items() if all(of[id(leaf)] is None for leaf in layer)]
         if unused:
             raise LayerError(f"the score doesn't depend on {_names(unused)}: choose a layer that runs before it")
-        return {
-            name: layout(tree_map(lambda leaf: _gradient(leaf, of), self._outputs[name])) / scale
+        laid_out = {
+            name: layout(tree_map(lambda leaf: _gradient(leaf, of), self._outputs[name]))
             for name, layout in self.layouts.items()
         }
+        # Dividing copies, so it is left out where there is nothing to divide by.
+        return laid_out if scale == 1 else {name: gradient / scale for name, gradient in laid_out.items()}
 
 
 def backward(

@@ -469,6 +469,10 @@ def test_demo_shows_the_cat_and_the_cup(camkit: Any, tmp_path: Path, monkeypatch
     assert all(path.stat().st_size > 10_000 for path in run.wrote)
     assert "predicted: 967 espresso" in run.out
     assert "282 tiger cat" in run.out
+    # README shows these lines; confidences may round differently elsewhere.
+    shown = (Path(__file__).parent.parent / "README.md").read_text().partition("```text\n")[2].partition("```")[0]
+    told = run.out.replace(str(tmp_path / "demo"), "demo")
+    assert re.sub(r"\(0\.\d\d\)", "", shown) == re.sub(r"\(0\.\d\d\)", "", told)
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["lite0.pth", "lite0.py"]
 
 

@@ -148,6 +148,18 @@ class TestSameMap:
         assert_close(self.explain(compiled, method), expected)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.005), (torch.float16, 0.0005)])
+def test_half_precision_xgradcam_where_its_sum_cant_cancel(dtype: torch.dtype, tolerance: float) -> None:
+    """Behind a ReLU the activations are not negative, so rounding decides nothing."""
+    model = seeded(SmallCNN())
+    expected = CAM(model, "XGradCAM", "relu")(IMAGES, [1, 3])
+    made = CAM(copy.deepcopy(model).to(dtype), "XGradCAM", "relu")(IMAGES, [1, 3])
+    assert (made - expected).abs().mean() < tolerance
+    if dtype == torch.bfloat16:
+        with torch.autocast("cpu", dtype):
+            assert (CAM(model, "XGradCAM", "relu")(IMAGES, [1, 3]) - expected).abs().mean() < tolerance
+
+
 def _no_compiler(*_: Any) -> Any:
     raise AssertionError("compiled code was run")
 
