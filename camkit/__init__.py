@@ -16,13 +16,21 @@ if TYPE_CHECKING:
     from camkit.errors import CamkitWarning as CamkitWarning
     from camkit.errors import CheckpointError as CheckpointError
     from camkit.errors import EmptyMapWarning as EmptyMapWarning
+    from camkit.errors import ForwardError as ForwardError
     from camkit.errors import LayerError as LayerError
     from camkit.errors import NonFiniteError as NonFiniteError
+    from camkit.errors import OutputWarning as OutputWarning
     from camkit.errors import TokenGridError as TokenGridError
     from camkit.errors import UsageError as UsageError
     from camkit.layers import layer_names as layer_names
     from camkit.methods import METHODS as METHODS
     from camkit.methods import Method as Method
+    from camkit.objectives import BinaryLogit as BinaryLogit
+    from camkit.objectives import BoxScore as BoxScore
+    from camkit.objectives import Logit as Logit
+    from camkit.objectives import Probability as Probability
+    from camkit.objectives import SegmentationCategory as SegmentationCategory
+    from camkit.objectives import Similarity as Similarity
     from camkit.render import grid as grid
     from camkit.render import overlay as overlay
     from camkit.save import load_raw as load_raw
@@ -44,14 +52,22 @@ _HOMES = {
     "save_raw": "save",
     "load_raw": "save",
     "layer_names": "layers",
+    "BinaryLogit": "objectives",
+    "BoxScore": "objectives",
+    "Logit": "objectives",
+    "Probability": "objectives",
+    "SegmentationCategory": "objectives",
+    "Similarity": "objectives",
     "CamkitError": "errors",
     "UsageError": "errors",
     "CheckpointError": "errors",
     "LayerError": "errors",
     "TokenGridError": "errors",
+    "ForwardError": "errors",
     "NonFiniteError": "errors",
     "CamkitWarning": "errors",
     "EmptyMapWarning": "errors",
+    "OutputWarning": "errors",
 }
 
 

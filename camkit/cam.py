@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from camkit.errors import EmptyMapWarning, NonFiniteError, UsageError
-from camkit.layers import Layer, resolve, unwrap
+from camkit.errors import CamkitError, EmptyMapWarning, LayerError, NonFiniteError, OutputWarning, UsageError
+from camkit.forward import Setup, as_input
+from camkit.layers import LIST_LAYERS, Layer, is_norm, resolve, unwrap
 from camkit.layout import ReshapeTransform
 from camkit.maps import NORMALISE_EPS, finish
 from camkit.methods import Method, Reduction, find_method
-from camkit.probe import default_layer
-from camkit.run import Pass, as_input, run
+from camkit.outputs import Output
+from camkit.probe import default_layer, modules_of, probe
+from camkit.run import Pass, run
 from camkit.shapes import Images, Scores, TargetMaps
 from camkit.targets import Chosen, Targets, is_nested
 from camkit.versions import versions
@@ -28,13 +31,15 @@ class Explanation:
     Attributes:
         maps: (B, T, H, W) float32 in [0, 1], T targets per image ((B, T, D, H, W) for volumes).
         raw: layer name to signed, unnormalised maps (B, T, *spatial) at the layer's resolution.
-        logits: (B, K), the model's output for the images as given.
+        logits: (B, K), the model's output for the images as given; (B, 0) where it returns no tensor.
         scores: (B, T), the scores that were explained.
         targets: class indices (B, T), or the rows as given where a score function is among them.
         method: the method's name.
-        layers: the target layers' names.
+        layers: the target layers' names; of one with several feature tensors the name of each, ``name[0]``, ...
         smoothing: the wrappers' names, innermost first.
         versions: package to version.
+        output: which part of the model's output was explained; empty where there is only one.
+        other_outputs: parts that could have been meant in its place.
         empty: (image, target) to a line that says why that map is zero everywhere.
     """
 
@@ -47,6 +52,8 @@ class Explanation:
     layers: tuple[str, ...]
     smoothing: tuple[str, ...]
     versions: dict[str, str]
+    output: str
+    other_outputs: tuple[str, ...]
     empty: dict[tuple[int, int], str]
 
 
@@ -54,14 +61,17 @@ class CAM:
     """Class activation maps of a network's images.
 
     Args:
-        model: a classifier whose forward takes images and returns logits (B, K). ``torch.compile``d, DataParallel and
-            DistributedDataParallel models are unwrapped.
+        model: a classifier whose forward takes images and returns logits (B, K), alone or in a tuple, dict, dataclass
+            or list of data samples. ``torch.compile``d, DataParallel and DistributedDataParallel models are unwrapped.
         method: a name from :data:`camkit.METHODS`, in any case.
         target_layers: dotted names or modules; several are fused by the mean. None takes the last norm layer that is
             spatial and live, or what :func:`camkit.probe.default_layer` finds instead, at the first call.
         num_extra_tokens: for token layers, how many tokens in front of the grid belong to no place (class,
             distillation, registers); None finds out.
         reshape_transform: your own layout, from a layer's output to (B, C, *spatial); used for its gradient too.
+        output: which part of what the model returns to explain: an index, a key or attribute (``"aux.logits"`` leads
+            further in), or a function of it. None takes ``logits``, else the first (B, K) tensor.
+        forward_kwargs: keyword arguments for the model's forward, such as ``{"interpolate_pos_encoding": True}``.
 
     Raises:
         UsageError: no such method or layer, or a model that takes no hooks (TorchScript).
@@ -75,15 +85,17 @@ class CAM:
         *,
         num_extra_tokens: int | None = None,
         reshape_transform: ReshapeTransform | None = None,
+        output: Output = None,
+        forward_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = unwrap(model)
         self.method = find_method(method)
         if num_extra_tokens is not None and (not isinstance(num_extra_tokens, int) or num_extra_tokens < 0):
             raise UsageError(f"num_extra_tokens counts tokens, got {num_extra_tokens!r}")
-        self.num_extra_tokens = num_extra_tokens
-        self.reshape_transform = reshape_transform
+        self.setup = Setup(num_extra_tokens, reshape_transform, output, dict(forward_kwargs or {}))
         self.smoothing: tuple[str, ...] = ()
         self._layers = None if target_layers is None else resolve(self.model, target_layers)
+        self._found: dict[tuple[int, ...], dict[str, nn.Module]] = {}
 
     def __call__(self, images: Images, targets: Targets = None) -> Tensor:
         """Finished maps of ``images``.
@@ -91,7 +103,7 @@ class CAM:
         Args:
             images: (B, C, H, W) or (B, C, D, H, W), normalised as the model takes them.
             targets: None for each image's own top class, one class index for all, one per image, a list per image, or
-                callables from one image's output to a scalar in place of indices.
+                callables from one image's output to a scalar in place of indices (see :mod:`camkit.objectives`).
 
         Returns:
             (B, H, W) float32 in [0, 1] on the model's device; (B, T, H, W) when ``targets`` holds a list per image.
@@ -100,6 +112,7 @@ class CAM:
             UsageError: images or targets of the wrong shape, count or range.
             LayerError: a target layer that no map can be made of.
             NonFiniteError: NaN or infinity in scores, activations or gradients.
+            ForwardError: the model's own forward fails on the images.
         """
         maps = self.explain(images, targets).maps
         return maps if is_nested(targets) else maps[:, 0]
@@ -109,33 +122,39 @@ class CAM:
 
         Warns:
             EmptyMapWarning: a map is zero everywhere.
+            OutputWarning: the model returns several tensors that could be meant, and ``output`` doesn't say which.
         """
         explanation = self.compute(images, targets)
+        if explanation.other_outputs:
+            line = (
+                f"the model returns several tensors of scores: explaining {explanation.output!r}; take another with "
+                f"output=: {', '.join(map(repr, explanation.other_outputs))}"
+            )
+            warnings.warn(line, OutputWarning, stacklevel=2)
         for line in explanation.empty.values():
             warnings.warn(line, EmptyMapWarning, stacklevel=2)
         return explanation
 
     def target_layers(self, images: Images, targets: Targets = None) -> dict[str, nn.Module]:
         """Name to module of the target layers; where none were given, the default one is found with the arguments."""
-        if self._layers is None:
-            choice = default_layer(self.model, images, targets, num_extra_tokens=self.num_extra_tokens)
-            self._layers = resolve(self.model, choice.name)
-        return self._layers
+        if self._layers is not None:
+            return self._layers
+        size = tuple(images.shape[1:])
+        if size not in self._found:
+            choice = default_layer(self.model, images, targets, self.setup)
+            self._found[size] = resolve(self.model, choice.name)
+        return self._found[size]
 
     def compute(self, images: Images, targets: Targets = None, reduction: Reduction | None = None) -> Explanation:
         """What :meth:`explain` does, without its warnings; wrappers pass the ``reduction`` they put in place."""
         images = as_input(self.model, images)
         layers = self.target_layers(images, targets)
-        with run(
-            self.model,
-            layers,
-            images,
-            targets,
-            gradients=self.method.needs_gradients,
-            num_extra_tokens=self.num_extra_tokens,
-            reshape_transform=self.reshape_transform,
-        ) as evidence:
-            raw, empty = self._maps(evidence, reduction or self.method.reduction)
+        needed = self.method.needs_gradients
+        try:
+            with run(self.model, layers, images, targets, self.setup, gradients=needed) as evidence:
+                raw, empty = self._maps(evidence, reduction or self.method.reduction)
+        except LayerError as error:
+            raise type(error)(f"{error}{self._alternatives(images, targets)}") from error
         size = images.shape[2:]
         flat = [maps.flatten(0, 1) for maps in raw.values()]
         return Explanation(
@@ -145,11 +164,22 @@ class CAM:
             scores=evidence.scores,
             targets=evidence.chosen,
             method=self.method.name,
-            layers=tuple(layers),
+            layers=tuple(raw),
             smoothing=(),
             versions=dict(versions()),
+            output=evidence.answer.name,
+            other_outputs=evidence.answer.others,
             empty=empty,
         )
+
+    def _alternatives(self, images: Images, targets: Targets) -> str:
+        """The end of a message about a layer that can't be used: the last ones that can."""
+        norms = {name: module for name, module in modules_of(self.model).items() if is_norm(module)}
+        try:
+            live = [each.name for each in probe(self.model, norms, images, targets, self.setup) if each.is_live]
+        except CamkitError:  # the error that is being reported says more
+            live = []
+        return f"; live norm layers: {', '.join(map(repr, live[-3:]))}; {LIST_LAYERS}" if live else f"; {LIST_LAYERS}"
 
     def _maps(self, evidence: Pass, reduction: Reduction) -> tuple[dict[str, Tensor], dict[tuple[int, int], str]]:
         """Signed maps (B, T, *spatial) per layer, and a line for every one of which nothing would be left."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -68,6 +69,23 @@ class Capture:
         # A view, or a layer that hands its input on, shares memory with tensors that others may write to.
         own = leaf.clone() if leaf._is_view() or _storage(leaf) in inputs else leaf
         return own.detach().requires_grad_() if self._roots and not own.requires_grad else own
+
+
+@contextmanager
+def watching(model: nn.Module, look: Callable[[tuple[Any, ...], Any], None]) -> Iterator[None]:
+    """A context in which ``look`` gets the arguments and the output of every module that runs, in that order."""
+    handles: list[RemovableHandle] = []
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        look((*args, *kwargs.values()), output)
+
+    try:
+        for module in model.modules():
+            handles.append(module.register_forward_hook(hook, with_kwargs=True))  # noqa: PERF401 (all that are in come out)
+        yield
+    finally:
+        while handles:
+            handles.pop().remove()
 
 
 def is_float(leaf: Any) -> bool:

@@ -30,6 +30,10 @@ class TokenGridError(LayerError):
     """A token sequence that can't be laid out as a grid."""
 
 
+class ForwardError(CamkitError, RuntimeError):
+    """The model's own forward failed on the images; the message names the layer, ``__cause__`` is its error."""
+
+
 class NonFiniteError(CamkitError, ArithmeticError):
     """NaN or infinity in the activations, the gradients or the scores."""
 
@@ -42,11 +46,20 @@ class EmptyMapWarning(CamkitWarning):
     """A map that is zero everywhere, with the reason."""
 
 
+class OutputWarning(CamkitWarning):
+    """The model returned several tensors that could hold the scores; the message says which one was taken."""
+
+
 def closest(name: str, names: Iterable[str], limit: int = 3) -> str:
     """``"; closest: a, b"`` for the known names most like ``name``, or an empty string."""
     known = {known.lower(): known for known in names}
     matches = get_close_matches(name.lower(), known, n=limit, cutoff=0.5)
     return f"; closest: {', '.join(known[match] for match in matches)}" if matches else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` is a device's or the machine's lack of memory."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def first_line(text: str) -> str:
@@ -57,5 +70,6 @@ def first_line(text: str) -> str:
 def reason(error: BaseException) -> str:
     """The first sentence of another package's message."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # str() would quote it
-    text = first_line(text).partition(". ")[0]
+    text = first_line(text).partition(". ")[0].removesuffix(".")
+    text = text.removeprefix("<urlopen error ").removesuffix(">") if text.startswith("<urlopen error ") else text
     return text or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 from camkit.errors import LayerError, UsageError, closest
 
 Layer = str | nn.Module
+LIST_LAYERS = "list all with: camkit layers CONFIG"
 _NORMS = (
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
@@ -29,7 +31,8 @@ def resolve(model: nn.Module, layers: Layer | Sequence[Layer]) -> dict[str, nn.M
 
     Args:
         model: the network that owns the layers.
-        layers: one layer or several, each a dotted name or a submodule of ``model``.
+        layers: one layer or several, each a dotted name or a submodule of ``model``. Of a layer that returns several
+            feature tensors ``name[0]`` means the first one alone.
 
     Returns:
         Name to module, in the order asked for.
@@ -47,14 +50,21 @@ def resolve(model: nn.Module, layers: Layer | Sequence[Layer]) -> dict[str, nn.M
     found: dict[str, nn.Module] = {}
     for layer in wanted:
         name = layer if isinstance(layer, str) else _name_of(layer, by_name)
-        if name not in by_name:
+        module = by_name.get(split_branch(name)[0])
+        if module is None:
             raise UsageError(f"no layer {name!r}{closest(name, by_name)}; {_listing(by_name)}")
         if name in found:
             raise UsageError(f"target layer {name!r} is given twice")
-        if isinstance(by_name[name], _script_module()):
+        if isinstance(module, _script_module()):
             raise LayerError(f"layer {name!r} is a TorchScript module, which takes no hooks: pass the eager model")
-        found[name] = by_name[name]
+        found[name] = module
     return found
+
+
+def split_branch(name: str) -> tuple[str, int | None]:
+    """``"blocks.3[1]"`` as the module's dotted name and the number of the tensor meant, None for all of them."""
+    found = re.fullmatch(r"(.+)\[(\d+)\]", name)
+    return (found[1], int(found[2])) if found else (name, None)
 
 
 def backbone_of(model: nn.Module) -> tuple[str, nn.Module]:
@@ -64,9 +74,15 @@ def backbone_of(model: nn.Module) -> tuple[str, nn.Module]:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether ``module`` normalises: a torch norm layer, or a class that says so (LayerNorm2d, GRN, ...)."""
+    """Whether ``module`` normalises: a torch norm layer, or a class that says so (LayerNorm2d, GRN, ...).
+
+    A wrapper such as LeViT's LinearBatchNorm counts where its last part is a norm: PreNorm ends in something else.
+    """
+    if isinstance(module, _NORMS):
+        return True
     name = type(module).__name__.lower()
-    return isinstance(module, _NORMS) or (not list(module.children()) and ("norm" in name or name == "grn"))
+    parts = list(module.children())
+    return ("norm" in name or name == "grn") and (not parts or is_norm(parts[-1]))
 
 
 def declared_extra_tokens(model: nn.Module) -> int | None:
@@ -112,7 +128,7 @@ def _listing(by_name: dict[str, nn.Module]) -> str:
     """The top of the tree, and how to see the rest."""
     top = [name for name in by_name if "." not in name]
     shown = ", ".join(top[:6]) + (", ..." if len(top) > 6 else "")
-    return f"top-level layers: {shown or 'none'}; list all with: camkit vis-cam IMG CONFIG CHECKPOINT --preview-model"
+    return f"top-level layers: {shown or 'none'}; {LIST_LAYERS}"
 
 
 def _script_module() -> type[nn.Module]:

@@ -1,20 +1,25 @@
-"""The default target layer: the last normalisation whose places the class score can still be traced to."""
+"""What the layers of a network are good for, and the default target layer: the last live normalisation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
-from camkit.capture import Capture, is_float
+from camkit.capture import is_float
 from camkit.errors import LayerError, TokenGridError
-from camkit.layers import backbone_of, declared_extra_tokens, is_norm
-from camkit.layout import plan
-from camkit.run import as_input, backward
+from camkit.forward import Seen, Setup, forward
+from camkit.layers import LIST_LAYERS, backbone_of, is_norm, resolve
+from camkit.layout import Layout
+from camkit.outputs import answer
+from camkit.run import backward, gradient_or_zero
 from camkit.shapes import Images
-from camkit.state import borrowed
-from camkit.targets import Targets, logits_of, rows, score
+from camkit.targets import Targets, rows, score
+from camkit.tokens import as_text
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,21 @@ class Choice:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layer that ran: at how many places the score depends on it, or why it has no places."""
+    """A layer that ran.
+
+    Attributes:
+        name: as ``target_layers`` takes it.
+        module: the layer.
+        shape: of the tensor it returned, the first one where none makes a map; () for none.
+        layout: how it is laid out; None where it can't be.
+        live_places: at how many places the score depends on it.
+        problem: why it can't be laid out.
+    """
 
     name: str
+    module: nn.Module
+    shape: tuple[int, ...] = ()
+    layout: Layout | None = None
     live_places: int = 0
     problem: LayerError | None = None
 
@@ -39,43 +56,32 @@ class Candidate:
         return self.live_places > 1
 
 
-def default_layer(
-    model: nn.Module, images: Images, targets: Targets = None, *, num_extra_tokens: int | None = None
-) -> Choice:
+def default_layer(model: nn.Module, images: Images, targets: Targets = None, setup: Setup | None = None) -> Choice:
     """Choose the last norm layer of the backbone, in execution order, that is spatial and live.
 
     Spatial means that its output has more than one position; live, that the gradient of the class score is not zero
     at more than one of them. Behind the last attention of a network that classifies from its class token, only that
     token gets a gradient: the norms there are dead, and the one before the attention is chosen. Where no norm layer
-    qualifies, the last live module without children is; where nothing is live, the last spatial norm layer, whose maps
-    will be empty. One forward and one backward, on the first image.
+    qualifies, the last live module without children is. One forward and one backward, on the first image; remembered
+    for the model and the size of the images.
 
     Raises:
         TokenGridError: ``num_extra_tokens`` is given and fits no norm layer.
-        LayerError: nothing in the network is spatial.
+        LayerError: nothing in the network is spatial and live.
     """
-    prefix, backbone = backbone_of(model)
-    modules = {name: module for name, module in backbone.named_modules(prefix=prefix) if name}
-    norms = {name: module for name, module in modules.items() if is_norm(module)}
-    probed = probe(model, norms, images, targets, num_extra_tokens=num_extra_tokens)
-    live = [candidate.name for candidate in probed if candidate.is_live]
-    if live:
-        return Choice(live[-1], "the last norm layer that is spatial and live")
-    misfits = [candidate.problem for candidate in probed if isinstance(candidate.problem, TokenGridError)]
-    if num_extra_tokens is not None and misfits:
-        raise misfits[-1]
-    leaves = {name: module for name, module in modules.items() if not list(module.children())}
-    others = probe(model, leaves, images, targets, num_extra_tokens=num_extra_tokens)
-    live = [candidate.name for candidate in others if candidate.is_live]
-    if live:
-        return Choice(live[-1], "the last live layer, as no norm layer is spatial and live")
-    spatial = [candidate.name for candidate in probed or others if candidate.problem is None]
-    if spatial:
-        return Choice(spatial[-1], "the last spatial layer, as the score depends on no place of any")
-    raise LayerError(
-        "no layer of the network has more than one place, so no map can say where; name a layer with target_layers "
-        "(--target-layers)"
-    )
+    setup = setup or Setup()
+    if callable(setup.output) or _has_functions(targets):  # which may look anywhere
+        return _choose(model, images, targets, setup)
+    key = (tuple(images.shape[1:]), setup.num_extra_tokens, setup.output, tuple(setup.forward_kwargs))
+    known = _CHOICES.setdefault(model, {})
+    if key in known:
+        choice, module = known[key]
+        # The layer may have been replaced since.
+        if any(module() is each for each in model.modules()):
+            return choice
+    choice = _choose(model, images, targets, setup)
+    known[key] = choice, weakref.ref(resolve(model, choice.name)[choice.name])
+    return choice
 
 
 def probe(
@@ -83,36 +89,73 @@ def probe(
     layers: Mapping[str, nn.Module],
     images: Images,
     targets: Targets = None,
-    *,
-    num_extra_tokens: int | None = None,
+    setup: Setup | None = None,
 ) -> list[Candidate]:
     """What became of ``layers`` with the first image, in execution order; layers that don't run are left out."""
     wanted = rows(targets, len(images))
-    # A copy: some networks normalise their input in place.
-    image = as_input(model, images[:1]).detach().clone()
-    with borrowed(model):
-        with Capture(layers, roots=True) as capture:
-            output = model(image)
-        # A gradient is asked for only where there is one plain tensor: containers hold layers that are candidates too.
-        kept = {name: tensor for name, tensor in capture.outputs.items() if is_float(tensor)}
-        _, scores = score(logits_of(output), wanted and wanted[:1], batch=1)
-        gradients: tuple[Tensor | None, ...] = (None,) * len(kept)
+    # A reshape_transform is made for the layers it is given with, not for every layer there is.
+    setup = replace((setup or Setup()).first_of(len(images)), reshape_transform=None)
+    with forward(model, layers, images[:1], setup, roots=True) as seen:
+        found = answer(seen.output, 1, setup.output)
+        _, scores = score(found.rows, wanted and wanted[:1])
+        kept = [leaf for leaf in tree_leaves(dict(seen.outputs)) if is_float(leaf)]
+        gradients: Sequence[Tensor | None] = (None,) * len(kept)
         if kept and scores.requires_grad:
-            gradients, _ = backward(scores.sum(), list(kept.values()))
-    candidates = []
-    for (name, tensor), gradient in zip(kept.items(), gradients, strict=True):
-        try:
-            layout = plan(
-                name,
-                layers[name],
-                tensor,
-                images[:1],
-                num_extra_tokens=num_extra_tokens,
-                declared_extra_tokens=declared_extra_tokens(model),
-            )
-        except LayerError as error:
-            candidates.append(Candidate(name, problem=error))
-            continue
-        places = 0 if gradient is None else int((layout(gradient) != 0).any(1).sum())
-        candidates.append(Candidate(name, places))
-    return candidates
+            gradients, _ = backward(scores.sum(), kept)
+        of = {id(leaf): gradient for leaf, gradient in zip(kept, gradients, strict=True)}
+        return [each for name in seen.outputs for each in _candidates(seen, name, layers[name], of)]
+
+
+def modules_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Name to module for all of the backbone, which default layers are chosen from."""
+    prefix, backbone = backbone_of(model)
+    return {name: module for name, module in backbone.named_modules(prefix=prefix) if name}
+
+
+_CHOICES: weakref.WeakKeyDictionary[nn.Module, dict[Any, tuple[Choice, weakref.ref[nn.Module]]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _has_functions(targets: Targets) -> bool:
+    return any(callable(leaf) for leaf in tree_leaves(targets) if not isinstance(leaf, Tensor))
+
+
+def _choose(model: nn.Module, images: Images, targets: Targets, setup: Setup) -> Choice:
+    modules = modules_of(model)
+    norms = probe(model, {n: module for n, module in modules.items() if is_norm(module)}, images, targets, setup)
+    live = [candidate.name for candidate in norms if candidate.is_live]
+    if live:
+        return Choice(live[-1], "the last norm layer that is spatial and live")
+    misfits = [candidate.problem for candidate in norms if isinstance(candidate.problem, TokenGridError)]
+    if setup.num_extra_tokens is not None and misfits:
+        raise misfits[-1]
+    leaves = {name: module for name, module in modules.items() if not list(module.children())}
+    others = probe(model, leaves, images, targets, setup)
+    live = [candidate.name for candidate in others if candidate.is_live]
+    if live:
+        return Choice(live[-1], "the last live layer, as no norm layer is spatial and live")
+    spatial = [candidate.name for candidate in others if candidate.layout]
+    if spatial:
+        raise LayerError(
+            f"the score depends on no place of any spatial layer (the last one is {spatial[-1]!r}), so no map can "
+            f"say where: check the weights of the head, or name a layer with target_layers; {LIST_LAYERS}"
+        )
+    raise LayerError(
+        f"no layer of the network has more than one place for a {as_text(images.shape[2:])} input, so no map can say "
+        "where: it works on flattened or pooled features, or the images are too small for it"
+    )
+
+
+def _candidates(seen: Seen, name: str, module: nn.Module, of: Mapping[int, Tensor | None]) -> list[Candidate]:
+    output = seen.outputs[name]
+    shapes = [tuple(leaf.shape) for leaf in tree_leaves(output) if is_float(leaf)]
+    try:
+        layouts = seen.layouts(name, module)
+    except LayerError as error:
+        return [Candidate(name, module, shapes[0] if shapes else (), problem=error)]
+    gradients = tree_map(lambda leaf: gradient_or_zero(leaf, of), output)
+    return [
+        Candidate(branch, module, layout.shape, layout, int((layout(gradients) != 0).any(1)[0].sum()))
+        for branch, layout in layouts.items()
+    ]

@@ -13,7 +13,7 @@ from camkit.cam import CAM, Explanation
 from camkit.errors import UsageError
 from camkit.methods import Reduction, principal_component
 from camkit.shapes import Images
-from camkit.targets import Targets
+from camkit.targets import Targets, rows
 
 
 class Wrapper(CAM):
@@ -87,6 +87,7 @@ class AugSmooth(Wrapper):
     """Average the finished maps, and the signed ones, over the test-time augmentations :data:`VIEWS`.
 
     Targets of None are decided once, on the images as given. Logits and scores are those of the images as given.
+    Targets that name a place (:class:`camkit.SegmentationCategory`, :class:`camkit.BoxScore`) are refused.
 
     Args:
         cam: what to wrap.
@@ -95,6 +96,13 @@ class AugSmooth(Wrapper):
 
     def smooth(self, images: Images, targets: Targets, reduction: Reduction | None) -> Explanation:
         """The mean over all views of the maps, each flipped back."""
+        if any(
+            not getattr(target, "follows_flips", True) for row in rows(targets, len(images)) or () for target in row
+        ):
+            raise UsageError(
+                "a target that names a place in the image (a mask, a box) means something else in a mirrored view: "
+                "leave out AugSmooth"
+            )
         first = self.cam.compute(images, targets, reduction)
         views = [(view, self.cam.compute(view.of(images), first.targets, reduction)) for view in VIEWS[1:]]
         views.insert(0, (VIEWS[0], first))

@@ -1,4 +1,4 @@
-"""From what the model returns to one score per image and target."""
+"""From the model's answer to one score per image and target."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from camkit.errors import NonFiniteError, UsageError
 from camkit.shapes import Categories, Scores
 
-ScoreFunction = Callable[[Tensor], Tensor]
+ScoreFunction = Callable[[Any], Tensor]
 """One image's row of the model's output, (K,) or whatever it is, to a scalar."""
 Target = int | ScoreFunction
 Targets = Target | Sequence[Target] | Sequence[Sequence[Target]] | Tensor | None
@@ -52,50 +52,29 @@ def is_nested(targets: Targets) -> bool:
     return _is_row(given) and any(_is_row(_plain(row)) for row in given)
 
 
-def logits_of(output: Any) -> Tensor:
-    """The tensor that holds the class scores in what a model returned.
-
-    Raises:
-        UsageError: no tensor there, or no way to tell which.
-    """
-    found = output
-    if isinstance(found, dict) and "logits" in found:
-        found = found["logits"]
-    elif hasattr(found, "logits"):
-        found = found.logits
-    elif isinstance(found, list | tuple) and len(found) == 1:
-        found = found[0]
-    if not isinstance(found, Tensor):
-        raise UsageError(
-            f"the model returns {type(output).__name__}, not a tensor of scores: wrap it in a module that returns one"
-        )
-    return found
-
-
-def score(logits: Tensor, wanted: list[list[Target]] | None, *, batch: int) -> tuple[Chosen, Scores]:
+def score(rows: Tensor | Sequence[Any], wanted: list[list[Target]] | None) -> tuple[Chosen, Scores]:
     """Choose the targets and compute their scores.
 
     Args:
-        logits: the model's output, (B, K) for class indices; score functions get ``logits[i]`` whatever its shape.
+        rows: one per image, see :class:`camkit.outputs.Answer`: (B, K) for class indices; score functions get
+            ``rows[i]`` whatever it is.
         wanted: rows from :func:`rows`, or None for each image's top class.
-        batch: the number of images.
 
     Returns:
-        What was chosen, and the scores (B, T), part of the graph of ``logits``.
+        What was chosen, and the scores (B, T), part of the graph of ``rows``.
 
     Raises:
-        UsageError: a category outside 0..K-1, class indices for an output that isn't (B, K), an output of another
-            batch size, or a score function that doesn't return one number.
+        UsageError: a category outside 0..K-1, class indices for an output that isn't (B, K), or a score function that
+            doesn't return one number.
         NonFiniteError: NaN or infinity among the scores.
     """
-    if logits.ndim == 0 or len(logits) != batch:
-        raise UsageError(f"the model returns {tuple(logits.shape)} for {batch} images: one row per image is needed")
     if wanted is None or all(isinstance(target, int) for row in wanted for target in row):
+        logits = _logits(rows)
         categories = _categories(logits, cast("list[list[int]] | None", wanted))
         scores = logits.gather(1, categories)
         chosen: Chosen = categories
     else:
-        scores = torch.stack([torch.stack([_one(logits[i], t) for t in row]) for i, row in enumerate(wanted)])
+        scores = torch.stack([torch.stack([_one(rows, i, t) for t in row]) for i, row in enumerate(wanted)])
         chosen = tuple(tuple(row) for row in wanted)
     if not scores.isfinite().all():
         bad = (~scores.isfinite()).any(1).nonzero().flatten().tolist()
@@ -106,12 +85,17 @@ def score(logits: Tensor, wanted: list[list[Target]] | None, *, batch: int) -> t
     return chosen, scores
 
 
-def _categories(logits: Tensor, wanted: list[list[int]] | None) -> Tensor:
-    if logits.ndim != 2:
+def _logits(rows: Tensor | Sequence[Any]) -> Tensor:
+    if not isinstance(rows, Tensor) or rows.ndim != 2:
+        returned = tuple(rows.shape) if isinstance(rows, Tensor) else f"a {type(rows[0]).__name__} per image"
         raise UsageError(
-            f"class targets need logits (batch, classes), the model returns {tuple(logits.shape)}: pass a callable "
-            "from one image's output to a scalar"
+            f"class targets need logits (batch, classes), the model returns {returned}: pass a callable from one "
+            "image's output to a scalar"
         )
+    return rows
+
+
+def _categories(logits: Tensor, wanted: list[list[int]] | None) -> Tensor:
     if wanted is None:
         return logits.detach().argmax(1, keepdim=True)
     count = logits.shape[1]
@@ -121,10 +105,11 @@ def _categories(logits: Tensor, wanted: list[list[int]] | None) -> Tensor:
     return torch.tensor(wanted, device=logits.device)
 
 
-def _one(row: Tensor, target: Target) -> Tensor:
+def _one(rows: Tensor | Sequence[Any], image: int, target: Target) -> Tensor:
     if isinstance(target, int):
-        return _categories(row[None], [[target]])[0, 0].new_zeros(()) + row[target]
-    value = target(row)
+        row = _logits(rows)[image]
+        return row[_categories(row[None], [[target]])[0, 0]]
+    value = target(rows[image])
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise UsageError(f"target {target!r} must return a scalar tensor, got {getattr(value, 'shape', type(value))}")
     return value.reshape(())

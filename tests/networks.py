@@ -55,13 +55,14 @@ class SmallCNN(nn.Module):
 
 
 class SmallViT(nn.Module):
-    """Two attention blocks on 4 x 4 pixel patches, with ``extra`` class and register tokens in front."""
+    """Two attention blocks on 4 x 4 pixel patches, ``extra`` tokens without a place in front and ``back`` behind."""
 
-    def __init__(self, size: tuple[int, int] = (16, 16), extra: int = 1, declared: bool = False) -> None:
+    def __init__(self, size: tuple[int, int] = (16, 16), extra: int = 1, declared: bool = False, back: int = 0) -> None:
         super().__init__()
         self.patch = nn.Conv2d(3, 8, 4, stride=4)
         self.tokens = nn.Parameter(torch.zeros(1, extra, 8))
-        self.position = nn.Parameter(torch.zeros(1, extra + (size[0] // 4) * (size[1] // 4), 8))
+        self.behind = nn.Parameter(torch.zeros(1, back, 8))
+        self.position = nn.Parameter(torch.zeros(1, extra + (size[0] // 4) * (size[1] // 4) + back, 8))
         self.layers = nn.ModuleList([Block(), Block()])
         self.norm = nn.LayerNorm(8)
         self.head = nn.Linear(8, 5)
@@ -71,7 +72,8 @@ class SmallViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         patches = self.patch(images).flatten(2).mT
-        features = torch.cat([self.tokens.expand(len(images), -1, -1), patches], 1) + self.position
+        tokens = [each.expand(len(images), -1, -1) for each in (self.tokens, self.behind)]
+        features = torch.cat([tokens[0], patches, tokens[1]], 1) + self.position
         for layer in self.layers:
             features = layer(features)
         features = self.norm(features)

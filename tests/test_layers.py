@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from camkit import CAM
 from camkit.errors import LayerError, TokenGridError, UsageError
+from camkit.forward import Setup
 from camkit.layers import layer_names, resolve
 from camkit.probe import default_layer, probe
 from tests.networks import SmallCNN, SmallViT, seeded
@@ -31,7 +32,10 @@ def test_a_shared_module_answers_to_all_its_names() -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ("norm3", r"no layer 'norm3'; closest: norm\d, norm\d; top-level layers: conv1, norm1, .*--preview-model"),
+        (
+            "norm3",
+            r"no layer 'norm3'; closest: norm\d, norm\d; top-level layers: conv1, .*list all with: camkit layers",
+        ),
         (["norm1", "norm1"], "target layer 'norm1' is given twice"),
         ([], "no target layer given"),
         ([nn.ReLU()], "the ReLU given as target layer is not a submodule of the model"),
@@ -87,12 +91,11 @@ class TestDefaultLayer:
 
         assert default_layer(seeded(Backwards()), IMAGES).name == "last"
 
-    def test_is_the_last_spatial_one_where_no_gradient_arrives(self) -> None:
+    def test_a_score_that_depends_on_no_place_is_refused(self) -> None:
         model = seeded(SmallCNN())
         model.head.weight.data.zero_()
-        choice = default_layer(model, IMAGES)
-        assert choice.name == "norm2"
-        assert choice.why == "the last spatial layer, as the score depends on no place of any"
+        with pytest.raises(LayerError, match="depends on no place of any spatial layer .*: check the weights"):
+            default_layer(model, IMAGES)
 
     def test_says_why_it_was_chosen(self) -> None:
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -101,10 +104,10 @@ class TestDefaultLayer:
 
     def test_tokens_given_are_never_passed_over(self) -> None:
         with pytest.raises(TokenGridError, match=r"would fit: --num-extra-tokens 1 \(4x4\)"):
-            default_layer(seeded(SmallViT(extra=1)), IMAGES, num_extra_tokens=3)
+            default_layer(seeded(SmallViT(extra=1)), IMAGES, setup=Setup(num_extra_tokens=3))
 
     def test_none_says_what_to_do(self) -> None:
-        with pytest.raises(LayerError, match="no layer of the network has more than one place.*--target-layers"):
+        with pytest.raises(LayerError, match="more than one place for a 16x16 input.*flattened"):
             default_layer(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), IMAGES)
 
     def test_is_found_with_the_targets_asked_for(self) -> None:

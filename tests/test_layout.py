@@ -11,10 +11,19 @@ from torch.testing import assert_close
 
 from camkit import CAM
 from camkit.errors import LayerError, TokenGridError
-from camkit.layout import plan
+from camkit.layout import Layout
+from camkit.layout import plan as plan_all
+from camkit.tokens import Hints
 from tests.networks import Returns, SmallViT, seeded
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def plan(*arguments: Any, **hints: Any) -> Layout:
+    """The layout of a layer with one feature tensor."""
+    layouts = plan_all(*arguments, Hints(**hints))
+    assert list(layouts) == [arguments[0]]
+    return layouts[arguments[0]]
 
 
 def tokens(grid: tuple[int, ...], extra: int = 0) -> tuple[Tensor, Tensor]:
@@ -49,7 +58,7 @@ def images(*size: int) -> Tensor:
 def test_tokens_find_their_grid(size: tuple[int, ...], grid: tuple[int, ...], extra: int) -> None:
     sequence, spatial = tokens(grid, extra)
     layout = plan("layer", nn.Identity(), sequence, images(*size))
-    assert (layout.form, layout.grid, layout.extra_tokens) == ("tokens", grid, extra)
+    assert (layout.form, layout.grid, layout.extra_tokens) == ("tokens", grid, (extra, 0))
     assert_close(layout(sequence), spatial)
 
 
@@ -57,15 +66,15 @@ def test_the_networks_own_count_goes_before_a_guess() -> None:
     # 4 x 4 + 9 tokens, or a grid of 5 x 5: only the network knows.
     sequence, _ = tokens((5, 5))
     assert plan("layer", nn.Identity(), sequence, images(40, 40)).grid == (5, 5)
-    assert plan("layer", nn.Identity(), tokens((4, 4), 1)[0], images(64, 64), declared_extra_tokens=1).grid == (4, 4)
+    assert plan("layer", nn.Identity(), tokens((4, 4), 1)[0], images(64, 64), declared=1).grid == (4, 4)
     # A layer in front of the one that adds the class token has none yet.
-    assert plan("layer", nn.Identity(), sequence, images(40, 40), declared_extra_tokens=1).extra_tokens == 0
+    assert plan("layer", nn.Identity(), sequence, images(40, 40), declared=1).extra_tokens == (0, 0)
 
 
 def test_zero_extra_tokens_is_a_number_too() -> None:
     # 17 * 17 - 1 isn't a square: with 0 taken for "not given", this would fail.
     sequence, spatial = tokens((4, 4))
-    layout = plan("layer", nn.Identity(), sequence, images(64, 64), num_extra_tokens=0, declared_extra_tokens=7)
+    layout = plan("layer", nn.Identity(), sequence, images(64, 64), given=0, declared=7)
     assert_close(layout(sequence), spatial)
 
 
@@ -73,7 +82,7 @@ def test_zero_extra_tokens_is_a_number_too() -> None:
 def test_tokens_that_make_no_grid_say_what_would_fit(given: int) -> None:
     sequence, _ = tokens((14, 14), 1)
     with pytest.raises(TokenGridError) as error:
-        plan("backbone.ln1", nn.Identity(), sequence, images(224, 224), num_extra_tokens=given)
+        plan("backbone.ln1", nn.Identity(), sequence, images(224, 224), given=given)
     message = str(error.value)
     assert "'backbone.ln1' gives L=197 tokens" in message
     assert (f"without {given} extra tokens" in message) == bool(given)
@@ -98,11 +107,46 @@ def test_channels_last_is_told_by_the_grid(size: tuple[int, int]) -> None:
     assert plan("layer", nn.Identity(), first, images(*size)).form == "channels first"
 
 
-def test_channels_last_is_told_by_a_layer_norm() -> None:
-    # 8 channels on 8 x 8 places: the shape alone can't tell.
-    output = torch.randn(2, 8, 8, 8)
-    assert plan("layer", nn.LayerNorm(8), output, images(32, 32)).form == "channels last"
-    assert plan("layer", nn.BatchNorm2d(8), output, images(32, 32)).form == "channels first"
+class RmsNorm(nn.Module):
+    """A norm that is no subclass of torch's."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+class TestNormsTellWhereTheirChannelsAre:
+    @pytest.mark.parametrize(
+        ("module", "shape", "form"),
+        [
+            # 8 channels on 8 x 8 places: the shape alone can't tell.
+            (nn.LayerNorm(8), (2, 8, 8, 8), "channels last"),
+            (nn.BatchNorm2d(8), (2, 8, 8, 8), "channels first"),
+            # 16 channels, 8 x 16 places of a 32 x 64 input, and the same exchanged: either would fit.
+            (RmsNorm(16), (2, 8, 16, 16), "channels last"),
+            (RmsNorm(5), (2, 16, 16, 5), "channels last"),
+            (nn.GroupNorm(1, 5), (2, 5, 16, 16), "channels first"),
+        ],
+    )
+    def test_in_four_dimensions(self, module: nn.Module, shape: tuple[int, ...], form: str) -> None:
+        size = (32, 64) if shape[1] == 8 and shape[2] == 16 else (32, 32)
+        assert plan("layer", module, torch.zeros(shape), images(*size)).form == form
+
+    def test_in_three(self) -> None:
+        """(batch, channels, tokens), as one-dimensional batch norms have it."""
+        sequence, spatial = tokens((4, 4), 1)
+        layout = plan("layer", nn.BatchNorm1d(3), sequence.mT, images(64, 64))
+        assert (layout.form, layout.grid, layout.extra_tokens) == ("tokens", (4, 4), (1, 0))
+        assert_close(layout(sequence.mT), spatial)
+
+    @pytest.mark.parametrize("norm", [nn.LayerNorm(64), RmsNorm(64)])
+    @pytest.mark.parametrize("shape", [(2, 12, 197, 64), (2, 197, 12, 64)])
+    def test_norms_of_queries_and_keys_have_no_places(self, norm: nn.Module, shape: tuple[int, ...]) -> None:
+        with pytest.raises(LayerError, match=r"'k_norm' gives \(2, .*, 64\), .* not its proportions \(attention heads"):
+            plan("k_norm", norm, torch.zeros(shape), images(224, 224))
 
 
 @pytest.mark.parametrize("extra", [0, 1, 3])
@@ -132,12 +176,51 @@ class TestOneTensorInSomething:
         expected = CAM(seeded(Returns(lambda t: t)), "GradCAM", "layer")(IMAGES, 1)
         assert_close(CAM(model, "GradCAM", "layer")(IMAGES, 1), expected)
 
-    def test_of_several_the_user_picks(self) -> None:
-        model = seeded(Returns(lambda t: (t, 2 * t)))
-        with pytest.raises(LayerError, match=r"'layer' gives 2 tensors \(\(2, 5, 16, 16\), .*reshape_transform"):
-            CAM(model, "GradCAM", "layer")(IMAGES, 1)
-        picked = CAM(model, "GradCAM", "layer", reshape_transform=lambda output: output[0])(IMAGES, 1)
-        assert_close(picked, CAM(model, "GradCAM", "conv")(IMAGES, 1))
+    def test_beside_what_is_no_feature_map(self) -> None:
+        pair = seeded(Returns(lambda t: (t, t.mean((2, 3)), t.flatten(2) @ t.flatten(2).mT)))
+        made = CAM(pair, "GradCAM", "layer").explain(IMAGES, 1)
+        assert made.layers == ("layer",)
+        assert_close(made.maps, CAM(pair, "GradCAM", "conv").explain(IMAGES, 1).maps)
+
+
+class TestSeveralFeatureTensors:
+    """A block with a convolutional and a transformer branch returns both."""
+
+    def net(self) -> nn.Module:
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.both = Returns(lambda t: (t, torch.cat([t.flatten(2).mT[:, :1] * 0, 3 * t.flatten(2).mT], 1)))
+                self.head = nn.Linear(5, 4)
+
+            def forward(self, images: Tensor) -> Tensor:
+                grid, sequence = self.both.layer(self.both.conv(images))
+                logits: Tensor = self.head(grid.square().mean((2, 3)) + sequence.mean(1).tanh())
+                return logits
+
+        return seeded(Net())
+
+    def test_have_a_map_each_and_are_fused(self) -> None:
+        result = CAM(self.net(), "LayerCAM", "both.layer").explain(IMAGES, 1)
+        assert result.layers == ("both.layer[0]", "both.layer[1]")
+        assert [tuple(maps.shape) for maps in result.raw.values()] == [(2, 1, 16, 16)] * 2
+        alone = [CAM(self.net(), "LayerCAM", name).explain(IMAGES, 1) for name in result.layers]
+        for each in alone:
+            (name,) = each.layers
+            assert_close(each.raw[name], result.raw[name])
+        fused = CAM(self.net(), "LayerCAM", list(result.layers)).explain(IMAGES, 1)
+        assert_close(fused.maps, result.maps)
+
+    def test_a_number_there_isnt(self) -> None:
+        with pytest.raises(LayerError, match=r"layer 'both.layer\[2\]' gives 2 tensors: \[0\] is the first"):
+            CAM(self.net(), "GradCAM", "both.layer[2]")(IMAGES, 1)
+
+    def test_none_of_them_a_map(self) -> None:
+        model = seeded(Returns(lambda t: (t, t)))
+        model.pair = Returns(lambda t: (t.mean((2, 3)), t.amax((2, 3)))).layer
+        model.layer.make = lambda t: (t, model.pair(t))
+        with pytest.raises(LayerError, match=r"'pair' gives 2 tensors \(\(2, 5\), \(2, 5\)\), none of them a map"):
+            CAM(model, "GradCAM", "pair")(IMAGES, 1)
 
 
 class TestReshapeTransform:

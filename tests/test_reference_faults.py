@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import camkit
 from camkit.layout import plan
+from camkit.tokens import Hints
 from tests import reference, zoo
 from tests.zoo import TRAINED
 
@@ -146,6 +147,6 @@ def test_vis_cam_token_grids(tokens: int, size: tuple[int, int], num_extra_token
     args = SimpleNamespace(vit_like=True, num_extra_tokens=num_extra_tokens)
     with pytest.raises(AssertionError, match="not a perfect square"):
         vis_cam().reshape_transform(output, model, args)
-    layout = plan("ln1", nn.Identity(), output, images, num_extra_tokens=num_extra_tokens, declared_extra_tokens=1)
+    layout = plan("ln1", nn.Identity(), output, images, Hints(given=num_extra_tokens, declared=1))["ln1"]
     expected = output[:, num_extra_tokens:].reshape(1, *grid, 8).permute(0, 3, 1, 2)
     torch.testing.assert_close(layout(output), expected)

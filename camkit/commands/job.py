@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from camkit.cam import CAM, Explanation
+from camkit.forward import Setup
+from camkit.layers import split_branch
 from camkit.probe import Choice, default_layer
 from camkit.render import Picture, grid, overlay
 from camkit.save import Writer, write_together
 from camkit.smoothing import AugSmooth, EigenSmooth
 
 if TYPE_CHECKING:
-    from camkit.adapters.mmpretrain import Classifier
-    from camkit.adapters.pipeline import Prepared
+    from camkit.adapters.classifier import Classifier
+    from camkit.adapters.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,10 @@ class Style:
 
 
 def choose_layer(
-    classifier: Classifier,
-    prepared: Prepared,
-    *,
-    categories: Sequence[int] = (),
-    num_extra_tokens: int | None = None,
+    classifier: Classifier, prepared: Prepared, *, categories: Sequence[int] = (), setup: Setup | None = None
 ) -> Choice:
     """The default target layer for what will be explained."""
-    targets = _targets(categories)
-    return default_layer(classifier.model, prepared.inputs, targets, num_extra_tokens=num_extra_tokens)
+    return default_layer(classifier.model, prepared.inputs, targets(categories), setup)
 
 
 def explain(
@@ -47,22 +44,24 @@ def explain(
     *,
     target_layers: Sequence[str],
     categories: Sequence[int] = (),
-    num_extra_tokens: int | None = None,
+    setup: Setup | None = None,
     eigen_smooth: bool = False,
     aug_smooth: bool = False,
 ) -> list[Explanation]:
     """One explanation per method, all of the same layers and categories; empty maps are warned of."""
+    setup = setup or Setup()
     explanations = []
     for method in methods:
-        cam = CAM(classifier.model, method, target_layers, num_extra_tokens=num_extra_tokens)
+        cam = CAM(classifier.model, method, target_layers, num_extra_tokens=setup.num_extra_tokens, output=setup.output)
         cam = AugSmooth(EigenSmooth(cam, enabled=eigen_smooth), enabled=aug_smooth)
-        explanations.append(cam.compute(prepared.inputs, _targets(categories)))
+        explanations.append(cam.compute(prepared.inputs, targets(categories)))
         for line in explanations[-1].empty.values():
             warn(f"{method}: {line}")
     return explanations
 
 
-def _targets(categories: Sequence[int]) -> list[list[int]] | None:
+def targets(categories: Sequence[int]) -> list[list[int]] | None:
+    """The categories of the one image, as the library takes them; None for its own."""
     return [list(categories)] if categories else None
 
 
@@ -87,13 +86,20 @@ def label(classifier: Classifier, explanation: Explanation, category: int) -> st
 def report(classifier: Classifier, explanation: Explanation, choice: Choice | None = None) -> None:
     """Print the target layers, the predicted class and, where others were asked for, those explained."""
     for layer, maps in explanation.raw.items():
-        kind = type(classifier.model.get_submodule(layer)).__name__
+        kind = type(classifier.model.get_submodule(split_branch(layer)[0])).__name__
         why = f"{choice.why}; " if choice else ""
         print(f"target layer: {layer} ({why}{kind}, grid {'x'.join(map(str, maps.shape[2:]))})")
+    report_output(explanation.output, explanation.other_outputs)
     top = int(explanation.logits[0].argmax())
     print(f"predicted: {label(classifier, explanation, top)}")
     if categories_of(explanation) != [top]:
         print(f"explained: {', '.join(label(classifier, explanation, c) for c in categories_of(explanation))}")
+
+
+def report_output(name: str, others: Sequence[str]) -> None:
+    """Print which of several tensors that the model returns is explained; nothing where there is one."""
+    if others:
+        print(f"output: {name} (the model returns several; --output takes another: {', '.join(others)})")
 
 
 def draw(prepared: Prepared, explanation: Explanation, style: Style) -> list[Picture]:
