@@ -27,19 +27,23 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from camkit.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # the number torch.save put first until torch 1.6
+_LFS_MAGIC = b"version https://git-lfs"
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel, torch.compile
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where weights came from: path or URL as given, and the SHA-256 of the file."""
+    """Where weights came from: path or URL as given or as the framework has it, and the SHA-256 of the file.
+
+    The hash is None where a framework fetched the weights itself and keeps the file where it likes.
+    """
 
     source: str
-    sha256: str
+    sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,11 @@ class LoadReport:
 def read_checkpoint(source: str, *, trust: bool = False) -> Checkpoint:
     """Read a checkpoint from a path or an http(s) URL (kept in torch.hub's cache folder).
 
-    Accepted are a dict with ``state_dict`` or ``model``, and a bare state dict. Nothing in the file is run, unless
-    ``trust`` is set and the file can't be read otherwise.
+    Accepted are what torch.save wrote, a dict with ``state_dict`` or ``model`` or a bare state dict, and safetensors
+    files. Nothing in the file is run, unless ``trust`` is set and the file can't be read otherwise.
 
     Raises:
-        CheckpointError: Missing, not a checkpoint, damaged, or in need of a full unpickle.
+        CheckpointError: Missing, not a checkpoint, damaged, in need of a full unpickle or of the package safetensors.
     """
     path = _fetch(source)
     called = source if str(path) == source else f"{source} (kept as {path})"
@@ -100,20 +104,36 @@ def read_checkpoint(source: str, *, trust: bool = False) -> Checkpoint:
             raise CheckpointError(f"{called} is a folder, not a checkpoint; name the .pth file in it")
         with path.open("rb") as file:
             head = file.read(64)
-            file.seek(0)
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hash_files(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint {called}; give the path or the URL of a .pth file") from error
     except OSError as error:
         raise CheckpointError(f"can't read the checkpoint {called}: {error.strerror}") from error
     if not head:
         raise CheckpointError(f"the checkpoint {called} is an empty file")
+    if head.startswith(_LFS_MAGIC):
+        raise CheckpointError(f"{called} is Git LFS's pointer to a checkpoint, not the checkpoint; run: git lfs pull")
+    if path.suffix == ".safetensors" or head[8:9] == b"{":  # a header in JSON, behind its length
+        tensors, about = _read_safetensors(path, called)
+        return Checkpoint(_state_dict(tensors, called), about, source, sha256)
     if not head.startswith(_ZIP_MAGIC) and _LEGACY_MAGIC not in head:
-        raise CheckpointError(f"{called} isn't a PyTorch checkpoint; give a file that torch.save wrote (.pth, .pt)")
+        raise CheckpointError(
+            f"{called} isn't a PyTorch checkpoint; give a file that torch.save (.pth, .pt) or safetensors wrote"
+        )
     content = _unpickle(path, called, trust=trust)
     state_dict = _state_dict(content, called)
     meta = content.get("meta") if isinstance(content, dict) else None
     return Checkpoint(state_dict, dict(meta) if isinstance(meta, dict) else {}, source, sha256)
+
+
+def hash_files(*paths: Path) -> str:
+    """SHA-256 of what is in a file, or in several one behind the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def load_into(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
@@ -144,6 +164,21 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
     finally:
         handle.remove()
     missing, unexpected = found[-1]
+    return judge(model, checkpoint, missing, mismatched, unexpected)
+
+
+def judge(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    missing: Sequence[str],
+    mismatched: Sequence[str],
+    unexpected: Sequence[str],
+) -> LoadReport:
+    """What became of the tensors, where a model has been loaded.
+
+    Raises:
+        CheckpointError: None of the model's parameters is in the checkpoint.
+    """
     names = _counted(model.state_dict(keep_vars=True))
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     if parameters and not parameters.difference(missing, mismatched):
@@ -181,6 +216,21 @@ def _fetch(source: str) -> Path:
             "; download it yourself and give its path"
         ) from error
     return path
+
+
+def _read_safetensors(path: Path, called: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a safetensors file, and what it says about itself."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise CheckpointError(
+            f"the checkpoint {called} needs the package 'safetensors'; install with: pip install safetensors"
+        ) from error
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(called, error) from error
 
 
 def _unpickle(path: Path, called: str, *, trust: bool) -> object:

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
-from camkit.errors import CamkitError, first_line
+from camkit.errors import CamkitError, first_line, is_out_of_memory
 from camkit.versions import versions
 
 COMMANDS = {
-    "vis-cam": "explain one image with an MMPretrain config and checkpoint",
+    "vis-cam": "explain one image with a model of MMPretrain, timm, torchvision or transformers",
+    "layers": "list the layers that a map can be made of",
     "demo": "explain a built-in picture with a trained network",
     "methods": "list the methods there are",
 }
@@ -51,6 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Python 3.11 takes an optional positional for absent where flags stand in front of it, and it for unknown."""
+        options, unknown = super().parse_known_args(args, namespace)
+        for action in self._get_positional_actions():
+            if action.nargs == "?" and getattr(options, action.dest) is None and unknown[:1] and unknown[0][:1] != "-":
+                setattr(options, action.dest, unknown.pop(0))
+        return options, unknown
+
     def error(self, message: str) -> NoReturn:
         """One line, as every other mistake gets."""
         self.exit(2, f"camkit: error: {message}; see {self.prog} --help\n")
@@ -91,6 +100,6 @@ def _fail(message: str, code: int) -> int:
 def _explained(error: Exception) -> str:
     """One line for an error that camkit doesn't raise itself."""
     first = first_line(str(error))
-    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         return f"out of memory: use a smaller input, a later target layer or another --device ({first})"
     return f"{type(error).__name__}: {first} (see where with --traceback)"

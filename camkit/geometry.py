@@ -170,6 +170,6 @@ def _grey(image: Image) -> Image:
 
 def _cannot(why: str) -> CamkitError:
     return CamkitError(
-        f"can't undo what the test pipeline does to the image: {why} (only resize, crop, pad and flip can be undone)"
+        f"can't undo what the preprocessing does to the image: {why} (only resize, crop, pad and flip can be undone)"
         "; leave out --original-size to draw on the picture that the network saw"
     )

@@ -6,7 +6,17 @@ import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-_PACKAGES = ("camkit", "torch", "numpy", "opencv-python", "mmpretrain", "mmengine")
+_PACKAGES = (
+    "camkit",
+    "torch",
+    "numpy",
+    "opencv-python",
+    "mmpretrain",
+    "mmengine",
+    "timm",
+    "torchvision",
+    "transformers",
+)
 
 
 @cache

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import os
 import pickle
+import sys
 import threading
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from camkit.checkpoint import Checkpoint, LoadReport, load_into, read_checkpoint
@@ -338,3 +340,45 @@ def test_a_hook_that_gives_up_is_heard(net: Net) -> None:
     with pytest.raises(CheckpointError, match="pos_embed has"):
         load_into(net, checkpoint(net.state_dict()))
     assert not net._load_state_dict_post_hooks
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "net.pth", "net"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_safetensors(tmp_path: Path, net: Net, name: str, prefix: str) -> None:
+    """Known by what is in it, whatever it is called."""
+    path = tmp_path / name
+    save_file({prefix + key: value for key, value in net.state_dict().items()}, path, metadata={"format": "pt"})
+    got = read_checkpoint(str(path))
+    torch.testing.assert_close(dict(got.state_dict), dict(net.state_dict()), rtol=0, atol=0)
+    assert got.meta == {"format": "pt"}
+    assert got.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert load_into(Net(), got).warning is None
+
+
+@pytest.mark.parametrize("keep", [4, 8, 20, 300, -1])
+def test_truncated_safetensors(tmp_path: Path, net: Net, keep: int) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file(net.state_dict(), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "damaged" in refused(path)
+
+
+def test_what_is_called_safetensors_and_is_not(tmp_path: Path, net: Net) -> None:
+    path = tmp_path / "x.safetensors"
+    assert "no checkpoint" in refused(path)
+    path.touch()
+    assert "empty" in refused(path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n")
+    assert "git lfs pull" in refused(path)
+    path.write_text("<html>404 Not Found</html>\n" * 9)
+    assert "damaged" in refused(path)
+    torch.save(net.state_dict(), path)
+    assert "damaged" in refused(path)
+    save_file({}, path)
+    assert "no state dict" in refused(path)
+
+
+def test_safetensors_without_the_package(tmp_path: Path, net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file(net.state_dict(), tmp_path / "x.safetensors")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert "pip install safetensors" in refused(tmp_path / "x.safetensors")

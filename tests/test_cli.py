@@ -334,7 +334,7 @@ class TestBadInput:
     def test_layers(self, fails: Any) -> None:
         fails(
             2,
-            r"no layer 'backbone\.layer17'; closest: backbone\.layer\d+, .*--preview-model",
+            r"no layer 'backbone\.layer17'; closest: backbone\.layer\d+, .*camkit layers CONFIG",
             "--target-layers",
             "backbone.layer17",
         )
@@ -431,9 +431,9 @@ class TestWarnings:
         torch.save({"state_dict": state_dict}, tmp_path / "dead.pth")
         arguments = ("vis-cam", folder / "cat.png", CONFIGS["mobilenet_v3"], tmp_path / "dead.pth")
         run = camkit(*arguments, "--save-path", tmp_path / "default.png")
-        assert run.code == 0, run.err
-        assert "(the last spatial layer, as the score depends on no place of any; " in run.out
-        assert "is empty: the gradient in 'backbone." in run.err
+        assert run.code == 1
+        assert "the score depends on no place of any spatial layer (the last one is 'backbone." in run.err
+        assert "check the weights of the head" in run.err
         run = camkit(*arguments, "--target-layers", "backbone.layer16", "--save-path", tmp_path / "out.png")
         assert run.code == 0
         expected = (
@@ -499,7 +499,7 @@ def test_the_demos_maps_lie_on_what_they_explain(method: str, tmp_path: Path) ->
 
 def test_methods_lists_the_registry(camkit: Any) -> None:
     run = camkit("methods")
-    assert [line.split()[0] for line in run.out.splitlines()[1:]] == list(METHODS)
+    assert [line.split()[0] for line in run.out.splitlines()[2:]] == list(METHODS)
     table = camkit("methods", "--markdown").out.splitlines()
     assert table[1] == "| --- | --- | --- | --- | --- |"
     assert len(table) == len(METHODS) + 2

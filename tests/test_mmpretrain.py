@@ -141,7 +141,7 @@ def test_back_to_the_whole_image(write: Write, photo: str) -> None:
 
 def test_original_survives_a_step_that_draws_on_it(write: Write, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = adapter.load(write(steps=""), None)
-    steps = classifier._steps
+    steps = classifier._prepare._steps  # type: ignore[attr-defined]
 
     def paint(results: dict[str, Any]) -> dict[str, Any]:
         results["img"][:] = 7
@@ -326,14 +326,14 @@ def test_a_part_of_a_checkpoint(write: Write, tmp_path: Path) -> None:
         adapter.load(write(), str(tmp_path / "x.pth"))
 
 
-def test_cfg_options(write: Write) -> None:
+def test_cfg_options(write: Write, photo: str) -> None:
     options = adapter.parse_cfg_options(["model.head.num_classes=7", "a=[1,(2,x)]", "b=1,2.5,True", "c=x=y"])
     assert options == {"model.head.num_classes": 7, "a": [1, (2, "x")], "b": [1, 2.5, True], "c": "x=y"}
     assert adapter.parse_cfg_options([]) == {}
     pipeline = "test_dataloader.dataset.pipeline.1.scale"
     classifier = adapter.load(write(), None, cfg_options={"model.head.num_classes": 7, pipeline: 90})
     assert classifier.model.head.num_classes == 7  # type: ignore[union-attr]
-    assert classifier._config.test_dataloader.dataset.pipeline[1].scale == 90
+    assert classifier.prepare(photo).geometry.scale_y == pytest.approx(1, abs=0.01)  # the photo's 90 pixels, unscaled
 
 
 @pytest.mark.parametrize("option", ["model", "=3", "a=[1,(2", "", ".=1"])
@@ -492,7 +492,7 @@ def test_a_torchvision_that_works_is_not_touched(monkeypatch: pytest.MonkeyPatch
     ensure_torchvision()
     assert sys.modules["torchvision"] is before
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(CamkitError, match="pip install torchvision"):
+    with pytest.raises(CamkitError, match=r"pip install 'camkit\[torchvision\]'"):
         ensure_torchvision()
 
 

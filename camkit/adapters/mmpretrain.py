@@ -7,34 +7,22 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib
-import logging
-import warnings
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from camkit.adapters.pipeline import (
-    Prepared,
-    Step,
-    as_bgr,
-    as_uint8,
-    check_file,
-    flip_channels,
-    load_image,
-    run_steps,
-    same_randomness,
-)
-from camkit.adapters.torchvision_shim import ensure_torchvision
-from camkit.checkpoint import Origin, load_into, read_checkpoint
+from camkit.adapters.classifier import Activation, Classifier
+from camkit.adapters.framework import find_device, import_packages, quiet
+from camkit.adapters.pipeline import Step, flip_channels, load_image, run_steps, same_randomness
+from camkit.adapters.prepared import Prepared, as_bgr, as_uint8, check_file
+from camkit.checkpoint import load_into, read_checkpoint
 from camkit.errors import CamkitError, UsageError, closest, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from torch import nn
@@ -43,41 +31,18 @@ _CONFIG_FILES = {".py", ".json", ".yml", ".yaml"}
 
 
 @dataclass(frozen=True, eq=False)
-class Classifier:
-    """A model in eval mode on its device, and what is known about it.
-
-    ``classes`` are None where unknown, or where their number isn't the model's. ``activation`` turns the model's
-    logits into the scores that MMPretrain prints. ``load_warning`` is one line where only a part of the checkpoint
-    fitted. ``config_source`` is the config's file.
-    """
+class _TestPipeline:
+    """A config's own test pipeline and data preprocessor, built when the first image comes."""
 
     model: nn.Module
-    classes: tuple[str, ...] | None
-    activation: Literal["softmax", "sigmoid"]
-    config_source: str
-    checkpoint: Origin | None
-    load_warning: str | None
-    device: torch.device
-    _config: Any = field(repr=False)
+    config: Any
+    source: str
 
-    def name(self, category: int) -> str:
-        """The category's class name; ``"category 7"`` where there is none."""
-        if self.classes is not None and 0 <= category < len(self.classes):
-            return self.classes[category]
-        return f"category {category}"
-
-    def prepare(self, image: str | Path) -> Prepared:
-        """Read an image and take it through the config's own test pipeline and data preprocessor.
-
-        Random transforms always draw the same numbers, and the process' own random state stays as it was.
-
-        Raises:
-            CamkitError: The image is missing or unreadable, or the pipeline fails on it.
-            UsageError: The config has no test pipeline.
-        """
-        path = str(image)
+    def __call__(self, path: str) -> Prepared:
+        """Take an image through; see :meth:`camkit.adapters.classifier.Classifier.prepare`."""
         steps = self._steps
-        check_file(path)
+        if "://" not in path:  # MMEngine's file backends fetch it
+            check_file(path)
         with same_randomness():
             results, rest = load_image(steps, path)
             loaded = results.pop("img")
@@ -99,7 +64,7 @@ class Classifier:
         from mmengine.registry import DefaultScope
         from mmpretrain.registry import TRANSFORMS
 
-        configs = _test_pipeline(self._config, self.config_source)
+        configs = _test_pipeline(self.config, self.source)
         exchange = False
         if not any("Load" in str(config.get("type")) for config in configs):
             # Data sets such as CIFAR hand over arrays, in RGB order or grey, where other pipelines load BGR files.
@@ -108,10 +73,10 @@ class Classifier:
             exchange = not grey and not getattr(preprocessor, "to_rgb", False)
             configs = [{"type": "LoadImageFromFile", "color_type": "grayscale" if grey else "color"}, *configs]
         try:
-            with _quiet(), DefaultScope.overwrite_default_scope("mmpretrain"):
+            with quiet(), DefaultScope.overwrite_default_scope("mmpretrain"):
                 steps = [TRANSFORMS.build(config) for config in configs]
         except Exception as error:
-            raise CamkitError(f"can't build the test pipeline of {self.config_source}: {reason(error)}") from error
+            raise CamkitError(f"can't build the test pipeline of {self.source}: {reason(error)}") from error
         if exchange:
             steps.insert(-1, flip_channels)  # before PackInputs
         return steps
@@ -134,24 +99,25 @@ def load(
         CheckpointError: See :func:`camkit.checkpoint.read_checkpoint` and ``load_into``.
         CamkitError: The device isn't available, a package is missing, or the model can't be built.
     """
-    place = _device(device)
-    _import_mmpretrain()
+    place = find_device(device)
+    import_packages("mmpretrain", "mmengine", "mmcv", "mmpretrain")
     settings, source = _read_config(config, cfg_options or {})
     weights = None if checkpoint is None else read_checkpoint(checkpoint, trust=trust_checkpoint)
     model = _build(settings, source)
     report = None
     if weights is not None:
-        with _quiet():
+        with quiet():
             report = load_into(model, weights)
+    model = model.to(place).eval()
     return Classifier(
-        model=model.to(place).eval(),
+        model=model,
         classes=_classes(settings, weights.meta if weights else {}, model),
         activation=_activation(model),
-        config_source=source,
+        source=source,
         checkpoint=weights.origin if weights else None,
         load_warning=report.warning if report else None,
         device=place,
-        _config=settings,
+        _prepare=_TestPipeline(model, settings, source),
     )
 
 
@@ -164,7 +130,7 @@ def parse_cfg_options(options: Sequence[str]) -> dict[str, Any]:
     for option in options:
         if not option.partition("=")[0].strip(". ") or "=" not in option:
             raise UsageError(f"--cfg-options takes KEY=VALUE, got '{option}'; for example model.backbone.depth=18")
-    _import("mmengine")
+    import_packages("mmpretrain", "mmengine")
     from mmengine.config import DictAction
 
     namespace = argparse.Namespace()
@@ -177,32 +143,13 @@ def parse_cfg_options(options: Sequence[str]) -> dict[str, Any]:
     return dict(getattr(namespace, "cfg_options", {}))
 
 
-def _import_mmpretrain() -> None:
-    ensure_torchvision()
-    for package in ("mmengine", "mmcv", "mmpretrain"):
-        _import(package)
-
-
-def _import(package: str) -> None:
-    try:
-        with _quiet():
-            importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise CamkitError(
-            f"a package that MMPretrain models need is missing: {error.name}; install with: "
-            'pip install "camkit[mmpretrain]"'
-        ) from error
-    except (AssertionError, ImportError) as error:  # AssertionError is how it refuses versions it doesn't know
-        raise CamkitError(f"can't import {package}: {reason(error)}") from error
-
-
 def _read_config(config: str, options: dict[str, Any]) -> tuple[Any, str]:
     """The config with the options merged in, and its file."""
     from mmengine.config import Config
 
     source = _config_file(config)
     try:
-        with _quiet():
+        with quiet():
             settings = Config.fromfile(source)
     except (Exception, SystemExit) as error:
         raise UsageError(f"can't read the config {source}: {type(error).__name__}: {reason(error)}") from error
@@ -220,14 +167,17 @@ def _read_config(config: str, options: dict[str, Any]) -> tuple[Any, str]:
 def _config_file(config: str) -> str:
     if Path(config).is_file():
         return config
-    with _quiet():
+    with quiet():
         from mmpretrain.apis.model import ModelHub, list_models
 
         known = {name.lower(): name for name in list_models()}
     if config.lower() in known:
         return str(ModelHub._models_dict[known[config.lower()]].config)
     hint = closest(Path(config).stem, known.values())
-    advice = f"CONFIG is a file or one of the {len(known)} model names that MMPretrain knows"
+    advice = (
+        f"CONFIG is a file, one of the {len(known)} model names that MMPretrain knows, timm:NAME, torchvision:NAME or "
+        "transformers:FOLDER"
+    )
     if "/" in config or Path(config).suffix in _CONFIG_FILES:
         raise UsageError(f"no config file {config}{hint.replace('closest', 'closest model names')}; {advice}")
     raise UsageError(f"no model '{config}'{hint}; {advice}")
@@ -242,7 +192,7 @@ def _build(settings: Any, source: str) -> nn.Module:
     config.setdefault("data_preprocessor", settings.get("data_preprocessor"))
     _forgo_pretrained(config)
     try:
-        with _quiet(), DefaultScope.overwrite_default_scope("mmpretrain"):
+        with quiet(), DefaultScope.overwrite_default_scope("mmpretrain"):
             model: nn.Module = MODELS.build(config)
     except ImportError as error:
         raise CamkitError(f"a package is missing for the model of {source}: {reason(error)}") from error
@@ -263,23 +213,12 @@ def _forgo_pretrained(config: Any) -> None:
             _forgo_pretrained(value)
 
 
-def _device(name: str) -> torch.device:
-    available = ["cpu"]
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is not None:
-        available += [f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count())]
-    # "cuda" alone is the current one.
-    if name in available or name in {known.partition(":")[0] for known in available}:
-        return torch.device(name)
-    raise CamkitError(f"no device '{name}' on this machine; available: {', '.join(available)}")
-
-
 def _classes(settings: Any, meta: dict[str, Any], model: nn.Module) -> tuple[str, ...] | None:
     from mmengine.registry import DefaultScope
     from mmpretrain.registry import DATASETS
 
     dataset = _test_dataset(settings)
-    with _quiet(), DefaultScope.overwrite_default_scope("mmpretrain"):
+    with quiet(), DefaultScope.overwrite_default_scope("mmpretrain"):
         kind = dataset.get("type")
         kind = DATASETS.get(kind) if isinstance(kind, str) else kind
     told = (
@@ -307,7 +246,7 @@ def _category_count(model: nn.Module) -> int | None:
     return None
 
 
-def _activation(model: nn.Module) -> Literal["softmax", "sigmoid"]:
+def _activation(model: nn.Module) -> Activation:
     from mmpretrain.models.heads import MultiLabelClsHead
 
     return "sigmoid" if isinstance(getattr(model, "head", None), MultiLabelClsHead) else "softmax"
@@ -328,16 +267,3 @@ def _test_pipeline(settings: Any, source: str) -> list[dict[str, Any]]:
             f"the config {source} has no test pipeline (test_dataloader.dataset.pipeline); images are prepared with it"
         )
     return list(pipeline)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings and no log lines below ERROR from what is imported or built inside; errors pass."""
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.WARNING))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -30,7 +30,7 @@ def ensure_torchvision() -> None:
         if error.name != "torchvision":
             raise
         raise CamkitError(
-            "torchvision isn't installed, and MMPretrain needs it; install with: pip install torchvision"
+            "a package that the model needs is missing: torchvision; install with: pip install 'camkit[torchvision]'"
         ) from error
     except RuntimeError as error:
         if "operator torchvision::nms does not exist" not in str(error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from camkit.commands import table
 from camkit.methods import METHODS, channel_sum
 
 HEADINGS = ("method", "weighting of A given G", "reduction over channels", "backward", "paper")
@@ -16,13 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Print every registered method."""
-    rows = [HEADINGS, *cells()]
     if options.markdown:
         print(markdown())
-        return
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    else:
+        table.show(HEADINGS, cells())
 
 
 def cells() -> list[tuple[str, ...]]:
@@ -41,5 +39,4 @@ def cells() -> list[tuple[str, ...]]:
 
 def markdown() -> str:
     """The table as it stands in README.md."""
-    rows = [HEADINGS, ("---",) * len(HEADINGS), *cells()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table.markdown(HEADINGS, cells())

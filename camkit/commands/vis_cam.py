@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from camkit.adapters import mmpretrain
 from camkit.cam import Explanation
-from camkit.commands import job
+from camkit.commands import arguments, job
 from camkit.errors import UsageError, closest
 from camkit.layers import resolve
 from camkit.methods import METHODS, find_method
@@ -21,23 +20,27 @@ from camkit.save import PICTURE_SUFFIXES, Writer, check_suffix, check_writable, 
 from camkit.show import require_display, show
 
 if TYPE_CHECKING:
-    from camkit.adapters.mmpretrain import Classifier
-    from camkit.adapters.pipeline import Prepared
+    from camkit.adapters.classifier import Classifier
+    from camkit.adapters.prepared import Prepared
     from camkit.render import Picture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags, with the spellings of MMPretrain's tool."""
     parser.add_argument("img", help="image file")
-    parser.add_argument("config", help="config file, or a model name that MMPretrain knows")
-    parser.add_argument("checkpoint", help="checkpoint file or URL")
+    arguments.add_model(
+        parser,
+        checkpoint="checkpoint file or URL, .pth or .safetensors; default: the framework's own weights (MMPretrain has "
+        "none)",
+    )
+    arguments.add_reading(parser)
     parser.add_argument(
         "--target-layers",
         nargs="+",
         default=[],
         metavar="LAYER",
-        help="dotted names, fused by the mean (see --preview-model); default: the last norm layer of the backbone that "
-        "is spatial and that the class score depends on at more than one place",
+        help="dotted names, fused by the mean (camkit layers lists them); default: the last norm layer of the backbone "
+        "that is spatial and that the class score depends on at more than one place",
     )
     parser.add_argument("--preview-model", action="store_true", help="print the names usable in --target-layers")
     parser.add_argument(
@@ -45,14 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="METHOD [METHOD ...]",
         help=f"one or more of {', '.join(METHODS)}, in any case; default: GradCAM",
-    )
-    parser.add_argument(
-        "--target-category",
-        nargs="+",
-        type=int,
-        default=[],
-        metavar="CATEGORY",
-        help="class indices, a picture for each; default: the predicted class",
     )
     parser.add_argument(
         "--eigen-smooth",
@@ -79,17 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--original-size", action="store_true", help="draw on the whole input image")
     parser.add_argument("--colormap", default="jet", help="an OpenCV colour map; default: jet")
     parser.add_argument("--alpha", type=float, default=0.5, help="the heat's share, 0 to 1; default: 0.5")
-    parser.add_argument("--device", default="cpu", help="default: cpu")
     parser.add_argument("--vit-like", action="store_true", help="accepted; token layers are recognised without it")
-    parser.add_argument(
-        "--num-extra-tokens", type=int, help="tokens in front that belong to no place; default: found out"
-    )
-    parser.add_argument(
-        "--trust-checkpoint", action="store_true", help="unpickle the checkpoint fully, which can run code in it"
-    )
-    parser.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override settings of the config"
-    )
 
 
 def unfold(words: Sequence[str]) -> Iterator[str]:
@@ -115,29 +100,25 @@ def main(options: argparse.Namespace) -> None:
     """Explain one image."""
     methods = [find_method(name).name for name in options.method or ["GradCAM"]]
     _check(options, methods)
-    classifier = mmpretrain.load(
-        options.config,
-        options.checkpoint,
-        device=options.device,
-        cfg_options=mmpretrain.parse_cfg_options(options.cfg_options),
-        trust_checkpoint=options.trust_checkpoint,
-    )
-    if classifier.load_warning:
-        job.warn(classifier.load_warning)
+    setup = arguments.setup(options)
+    classifier = arguments.load(options, pretrained=not options.preview_model)  # names need no weights
     if options.preview_model:
         preview(classifier.model)
         return
     if options.target_layers:
         resolve(classifier.model, options.target_layers)
     prepared = classifier.prepare(options.img)
-    asked = {"categories": options.target_category, "num_extra_tokens": options.num_extra_tokens}
-    choice = None if options.target_layers else job.choose_layer(classifier, prepared, **asked)
+    categories = options.target_category
+    choice = (
+        None if options.target_layers else job.choose_layer(classifier, prepared, categories=categories, setup=setup)
+    )
     explanations = job.explain(
         classifier,
         prepared,
         methods,
         target_layers=[choice.name] if choice else options.target_layers,
-        **asked,
+        categories=categories,
+        setup=setup,
         eigen_smooth=options.eigen_smooth,
         aug_smooth=options.aug_smooth,
     )
@@ -177,13 +158,14 @@ def provenance(
     checkpoint = classifier.checkpoint
     return {
         "image": str(options.img),
-        "config": classifier.config_source,
+        "config": classifier.source,
         "cfg_options": options.cfg_options,
         "checkpoint": checkpoint and {"source": checkpoint.source, "sha256": checkpoint.sha256},
         "methods": [each.method for each in explanations],
         "layers": list(first.layers),
         "smoothing": list(first.smoothing),
         "num_extra_tokens": options.num_extra_tokens,
+        "output": first.output,
         "categories": categories,
         "names": [classifier.name(category) for category in categories],
         "scores": [float(score) for score in first.scores[0]],
@@ -199,8 +181,6 @@ def _check(options: argparse.Namespace, methods: Sequence[str]) -> None:
     find_colormap(options.colormap)
     if not 0 <= options.alpha <= 1:
         raise UsageError(f"--alpha is the heat's share, 0 to 1, got {options.alpha}")
-    if options.num_extra_tokens is not None and options.num_extra_tokens < 0:
-        raise UsageError(f"--num-extra-tokens counts tokens, got {options.num_extra_tokens}")
     for what, values in (("--method", methods), ("--target-category", options.target_category)):
         if len(set(values)) < len(values):
             raise UsageError(f"{what} names one twice: {' '.join(map(str, values))}")
