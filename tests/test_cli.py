@@ -350,7 +350,7 @@ class TestBadInput:
         fails(2, "argument --target-category: invalid int value: 'cat'", "--target-category", "cat")
         fails(2, "no colour map 'jett'; closest: jet", "--colormap", "jett")
         fails(2, "--alpha is the heat's share", "--alpha", "2")
-        fails(2, "--num-extra-tokens counts tokens, got -1", "--num-extra-tokens=-1")
+        fails(2, "--num-extra-tokens: counts tokens, got -1", "--num-extra-tokens=-1")
 
     def test_categories(self, fails: Any) -> None:
         fails(2, r"category 1000 is outside 0\.\.999", "--target-category", "3", "1000")

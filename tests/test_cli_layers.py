@@ -16,7 +16,10 @@ VIT = ("timm:vit_tiny_patch16_224", "--cfg-options", "depth=2", "img_size=64")
 @pytest.fixture
 def layers(capsys: pytest.CaptureFixture[str]) -> Any:
     def call(*words: object) -> tuple[int, str, str]:
-        code = main(["layers", *map(str, words)])
+        try:
+            code = main(["layers", *map(str, words)])
+        except SystemExit as stop:  # argparse's way out
+            code = int(stop.code or 0)
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
@@ -89,7 +92,7 @@ def test_json_says_the_same(layers: Any) -> None:
 def test_of_a_model_with_two_outputs(layers: Any) -> None:
     conformer = "conformer-tiny-p16_3rdparty_in1k"
     _, out, _ = layers(conformer)
-    assert "output: 0 (the model returns several; --output takes another: 1)" in out
+    assert "output: sum_of_branches (what the network predicts from; --output takes one of its parts)" in out
     assert "default: backbone.conv_trans_12.fusion_block.residual_bn" in out
     _, out, _ = layers(conformer, "--output", "1", "--all")
     assert "default: backbone.conv_trans_12.trans_block.ln1" in out
@@ -112,7 +115,7 @@ def test_with_an_image_of_ones_own(layers: Any, tmp_path: Path) -> None:
     [
         (["timm:vit_tinny"], 2, "closest"),
         ([*VIT, "--output", "logits"], 2, "the model's output has no part 'logits'; it returns one tensor"),
-        ([*VIT, "--num-extra-tokens", "-1"], 2, "--num-extra-tokens counts tokens, got -1"),
+        ([*VIT, "--num-extra-tokens", "-1"], 2, "--num-extra-tokens: counts tokens, got -1"),
         ([*VIT, "--target-category", "1000"], 2, "category 1000 is outside 0..999"),
         ([*VIT, "--img", "nowhere.png"], 1, "no image nowhere.png"),
     ],

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from camkit import CAM
 from camkit.adapters import mmpretrain as adapter
 from camkit.adapters.torchvision_shim import ensure_torchvision
 from camkit.errors import CamkitError, CheckpointError, UsageError
@@ -530,3 +531,23 @@ def test_other_trouble_with_torchvision_is_not_swallowed(monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(RuntimeError, match="something else"):
         ensure_torchvision()
+
+
+def test_conformer_is_explained_by_what_it_predicts_from() -> None:
+    """Its two branches' logits together, as its head's predict does."""
+    classifier = adapter.load("conformer-tiny-p16_3rdparty_in1k", None)
+    model: Any = classifier.model
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    result = CAM(model, "GradCAM", "backbone.conv_trans_12", output=classifier.output).compute(images, 3)
+    with torch.no_grad():
+        (sample,) = model(images, mode="predict")
+    torch.testing.assert_close(result.logits.softmax(1)[0], sample.pred_score)
+    assert result.output == "sum_of_branches"
+    assert adapter.load("mobilenet-v2_8xb32_in1k", None).output is None
+
+
+def test_data_samples_are_explained_by_their_scores() -> None:
+    model: Any = adapter.load("mobilenet-v2_8xb32_in1k", None).model
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    result = CAM(model, "GradCAM", forward_kwargs={"mode": "predict"}).compute(images, 3)
+    torch.testing.assert_close(result.logits, model(images).softmax(1))

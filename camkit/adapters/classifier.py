@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,8 @@ class Classifier:
     ``classes`` are None where unknown, or where their number isn't the model's. ``activation`` turns the model's
     logits into the scores that its framework prints. ``source`` is the config's file, or the model as CONFIG names it.
     ``checkpoint`` is where the weights came from, None where they are random. ``load_warning`` is one line where only a
-    part of them fitted.
+    part of them fitted. ``output`` makes of what the model returns the logits that its framework predicts from, where
+    these aren't simply one of the tensors.
     """
 
     model: nn.Module
@@ -36,6 +37,7 @@ class Classifier:
     load_warning: str | None
     device: torch.device
     _prepare: Callable[[str], Prepared] = field(repr=False)
+    output: Callable[[Any], Any] | None = None
 
     def name(self, category: int) -> str:
         """The category's class name; ``"category 7"`` where there is none."""

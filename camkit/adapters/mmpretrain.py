@@ -22,10 +22,10 @@ from camkit.checkpoint import load_into, read_checkpoint
 from camkit.errors import CamkitError, UsageError, closest, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
-    from torch import nn
+    from torch import Tensor, nn
 
 _CONFIG_FILES = {".py", ".json", ".yml", ".yaml"}
 
@@ -118,6 +118,7 @@ def load(
         load_warning=report.warning if report else None,
         device=place,
         _prepare=_TestPipeline(model, settings, source),
+        output=_output(model),
     )
 
 
@@ -244,6 +245,17 @@ def _category_count(model: nn.Module) -> int | None:
         if isinstance(count, int) and count > 0:
             return count
     return None
+
+
+def _output(model: nn.Module) -> Callable[[Any], Any] | None:
+    from mmpretrain.models.heads import ConformerHead
+
+    return sum_of_branches if isinstance(getattr(model, "head", None), ConformerHead) else None
+
+
+def sum_of_branches(logits: tuple[Tensor, Tensor]) -> Tensor:
+    """What Conformer predicts from: the logits of its convolutional and its transformer branch together."""
+    return logits[0] + logits[1]
 
 
 def _activation(model: nn.Module) -> Activation:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from camkit.adapters import loading
 from camkit.commands import job
-from camkit.errors import UsageError
 from camkit.forward import Setup
 
 if TYPE_CHECKING:
@@ -45,13 +44,13 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         help="class indices, a picture for each; default: the predicted class",
     )
     parser.add_argument(
-        "--num-extra-tokens", type=int, help="tokens in front that belong to no place; default: found out"
+        "--num-extra-tokens", type=_token_count, help="tokens in front that belong to no place; default: found out"
     )
     parser.add_argument(
         "--output",
         metavar="PART",
-        help="of a model that returns several tensors, the one to explain: a key or an index; default: logits, or the "
-        "first that could be",
+        help="of a model that returns several tensors, the one to explain: a key or an index; default: what it "
+        "predicts from",
     )
 
 
@@ -70,12 +69,13 @@ def load(options: argparse.Namespace, *, pretrained: bool = True) -> Classifier:
     return classifier
 
 
-def setup(options: argparse.Namespace) -> Setup:
-    """How the model's layers and its output are read.
+def setup(options: argparse.Namespace, classifier: Classifier) -> Setup:
+    """How the model's layers and its output are read; without ``--output``, as its framework reads it."""
+    output = classifier.output if options.output is None else options.output
+    return Setup(num_extra_tokens=options.num_extra_tokens, output=output)
 
-    Raises:
-        UsageError: a negative number of tokens.
-    """
-    if options.num_extra_tokens is not None and options.num_extra_tokens < 0:
-        raise UsageError(f"--num-extra-tokens counts tokens, got {options.num_extra_tokens}")
-    return Setup(num_extra_tokens=options.num_extra_tokens, output=options.output)
+
+def _token_count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"counts tokens, got {text}")
+    return int(text)

@@ -89,16 +89,18 @@ def report(classifier: Classifier, explanation: Explanation, choice: Choice | No
         kind = type(classifier.model.get_submodule(split_branch(layer)[0])).__name__
         why = f"{choice.why}; " if choice else ""
         print(f"target layer: {layer} ({why}{kind}, grid {'x'.join(map(str, maps.shape[2:]))})")
-    report_output(explanation.output, explanation.other_outputs)
+    report_output(classifier, explanation.output, explanation.other_outputs)
     top = int(explanation.logits[0].argmax())
     print(f"predicted: {label(classifier, explanation, top)}")
     if categories_of(explanation) != [top]:
         print(f"explained: {', '.join(label(classifier, explanation, c) for c in categories_of(explanation))}")
 
 
-def report_output(name: str, others: Sequence[str]) -> None:
+def report_output(classifier: Classifier, name: str, others: Sequence[str]) -> None:
     """Print which of several tensors that the model returns is explained; nothing where there is one."""
-    if others:
+    if name and name == getattr(classifier.output, "__name__", None):
+        print(f"output: {name} (what the network predicts from; --output takes one of its parts)")
+    elif others:
         print(f"output: {name} (the model returns several; --output takes another: {', '.join(others)})")
 
 

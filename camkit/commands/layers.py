@@ -46,7 +46,7 @@ def main(options: argparse.Namespace) -> None:
     classifier = arguments.load(options, pretrained=False)
     with tempfile.TemporaryDirectory() as folder:
         inputs = classifier.prepare(options.img or _noise(Path(folder))).inputs
-    setup = arguments.setup(options)
+    setup = arguments.setup(options, classifier)
     choice, problem = None, ""
     try:
         choice = default_layer(classifier.model, inputs, _targets(options), setup)
@@ -63,7 +63,7 @@ def main(options: argparse.Namespace) -> None:
         print(f"\ninput: {as_text(inputs.shape[1:])}")
         with forward(classifier.model, {}, inputs, setup, roots=False) as seen:
             found_output = answer(seen.output, len(inputs), setup.output)
-        job.report_output(found_output.name, found_output.others)
+        job.report_output(classifier, found_output.name, found_output.others)
         if choice:
             print(f"default: {choice.name} ({choice.why})")
     if problem:

@@ -100,7 +100,6 @@ def main(options: argparse.Namespace) -> None:
     """Explain one image."""
     methods = [find_method(name).name for name in options.method or ["GradCAM"]]
     _check(options, methods)
-    setup = arguments.setup(options)
     classifier = arguments.load(options, pretrained=not options.preview_model)  # names need no weights
     if options.preview_model:
         preview(classifier.model)
@@ -108,7 +107,7 @@ def main(options: argparse.Namespace) -> None:
     if options.target_layers:
         resolve(classifier.model, options.target_layers)
     prepared = classifier.prepare(options.img)
-    categories = options.target_category
+    categories, setup = options.target_category, arguments.setup(options, classifier)
     choice = (
         None if options.target_layers else job.choose_layer(classifier, prepared, categories=categories, setup=setup)
     )
