@@ -39,7 +39,7 @@ class TestTheLayerThatFailed:
                 return x
 
         model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ModuleDict({"check": Checks()})["check"], nn.Flatten())
-        with pytest.raises(ForwardError, match=r"in layer '1' \(Checks\): Input width \(8\) doesn't match.*7\)\.$"):
+        with pytest.raises(ForwardError, match=r"in layer '1' \(Checks\): Input width \(8\) doesn't match.*7\)$"):
             CAM(model, target_layers="0")(IMAGES)
 
     def test_a_failure_outside_all_layers_names_none(self) -> None:
