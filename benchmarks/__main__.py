@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,10 +21,9 @@ import torch
 from torch import nn
 
 import camkit
+from benchmarks.provenance import RESULTS, machine
 from camkit.adapters.torchvision_shim import ensure_torchvision
-from camkit.versions import versions
 
-RESULTS = Path(__file__).parent / "results"
 LAYER = "layer4.2"
 
 
@@ -114,18 +111,6 @@ def _hooked(peer: Any, layer: nn.Module, images: torch.Tensor, targets: list[Any
     finally:
         peer.activations_and_grads.release()
         peer.model.zero_grad(set_to_none=True)
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were taken on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "device": "cpu",
-        "versions": versions(),
-        "commit": commit.stdout.strip(),
-    }
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from camkit.layout import ReshapeTransform
 from camkit.maps import NORMALISE_EPS, finish
 from camkit.methods import Method, Reduction, find_method
 from camkit.outputs import Output
-from camkit.probe import default_layer, modules_of, probe
+from camkit.probe import default_layer, forget, has_functions, modules_of, probe
 from camkit.run import Pass, run
 from camkit.shapes import Images, Scores, TargetMaps
 from camkit.targets import Chosen, Targets, is_nested
@@ -55,6 +55,17 @@ class Explanation:
     output: str
     other_outputs: tuple[str, ...]
     empty: dict[tuple[int, int], str]
+
+    def warn(self, stacklevel: int = 1) -> None:
+        """Warn of maps that are empty, and of a part of the output that was taken among several."""
+        if self.other_outputs:
+            line = (
+                f"the model returns several tensors of scores: explaining {self.output!r}; take another with "
+                f"output=: {', '.join(map(repr, self.other_outputs))}"
+            )
+            warnings.warn(line, OutputWarning, stacklevel=stacklevel + 1)
+        for line in self.empty.values():
+            warnings.warn(line, EmptyMapWarning, stacklevel=stacklevel + 1)
 
 
 class CAM:
@@ -95,7 +106,7 @@ class CAM:
         self.setup = Setup(num_extra_tokens, reshape_transform, output, dict(forward_kwargs or {}))
         self.smoothing: tuple[str, ...] = ()
         self._layers = None if target_layers is None else resolve(self.model, target_layers)
-        self._found: dict[tuple[int, ...], dict[str, nn.Module]] = {}
+        self._last: tuple[Any, dict[str, nn.Module]] | None = None
 
     def __call__(self, images: Images, targets: Targets = None) -> Tensor:
         """Finished maps of ``images``.
@@ -114,8 +125,9 @@ class CAM:
             NonFiniteError: NaN or infinity in scores, activations or gradients.
             ForwardError: the model's own forward fails on the images.
         """
-        maps = self.explain(images, targets).maps
-        return maps if is_nested(targets) else maps[:, 0]
+        explanation = self.compute(images, targets)
+        explanation.warn(stacklevel=2)
+        return explanation.maps if is_nested(targets) else explanation.maps[:, 0]
 
     def explain(self, images: Images, targets: Targets = None) -> Explanation:
         """Maps of ``images`` with all that belongs to them; arguments and errors as in calling the CAM.
@@ -125,36 +137,43 @@ class CAM:
             OutputWarning: the model returns several tensors that could be meant, and ``output`` doesn't say which.
         """
         explanation = self.compute(images, targets)
-        if explanation.other_outputs:
-            line = (
-                f"the model returns several tensors of scores: explaining {explanation.output!r}; take another with "
-                f"output=: {', '.join(map(repr, explanation.other_outputs))}"
-            )
-            warnings.warn(line, OutputWarning, stacklevel=2)
-        for line in explanation.empty.values():
-            warnings.warn(line, EmptyMapWarning, stacklevel=2)
+        explanation.warn(stacklevel=2)
         return explanation
 
     def target_layers(self, images: Images, targets: Targets = None) -> dict[str, nn.Module]:
         """Name to module of the target layers; where none were given, the default one is found with the arguments."""
         if self._layers is not None:
             return self._layers
-        size = tuple(images.shape[1:])
-        if size not in self._found:
+        # Choices for functions, which may look anywhere, are remembered here alone, and for the last ones.
+        asked = (tuple(images.shape[1:]), targets) if has_functions(targets) else None
+        if asked is None or self._last is None or self._last[0] != asked:
             choice = default_layer(self.model, images, targets, self.setup)
-            self._found[size] = resolve(self.model, choice.name)
-        return self._found[size]
+            self._last = asked, resolve(self.model, choice.name)
+        return self._last[1]
 
     def compute(self, images: Images, targets: Targets = None, reduction: Reduction | None = None) -> Explanation:
         """What :meth:`explain` does, without its warnings; wrappers pass the ``reduction`` they put in place."""
         images = as_input(self.model, images)
         layers = self.target_layers(images, targets)
-        needed = self.method.needs_gradients
         try:
-            with run(self.model, layers, images, targets, self.setup, gradients=needed) as evidence:
-                raw, empty = self._maps(evidence, reduction or self.method.reduction)
+            found = self._compute(layers, images, targets, reduction)
         except LayerError as error:
-            raise type(error)(f"{error}{self._alternatives(images, targets)}") from error
+            again = self._chosen_anew(layers, images, targets)
+            if again is None:
+                raise type(error)(f"{error}{self._alternatives(images, targets)}") from error
+        else:
+            is_dead = len(found.empty) == found.scores.numel()
+            again = self._chosen_anew(layers, images, targets) if is_dead else None
+            if again is None:
+                return found
+        return self._compute(again, images, targets, reduction)
+
+    def _compute(
+        self, layers: dict[str, nn.Module], images: Images, targets: Targets, reduction: Reduction | None
+    ) -> Explanation:
+        needed = self.method.needs_gradients
+        with run(self.model, layers, images, targets, self.setup, gradients=needed) as evidence:
+            raw, empty = self._maps(evidence, reduction or self.method.reduction)
         size = images.shape[2:]
         flat = [maps.flatten(0, 1) for maps in raw.values()]
         return Explanation(
@@ -171,6 +190,17 @@ class CAM:
             other_outputs=evidence.answer.others,
             empty=empty,
         )
+
+    def _chosen_anew(
+        self, layers: dict[str, nn.Module], images: Images, targets: Targets
+    ) -> dict[str, nn.Module] | None:
+        """Another default layer, where the one remembered isn't live any more: other targets, weights, arguments."""
+        if self._layers is not None:
+            return None
+        forget(self.model)
+        self._last = None
+        again = self.target_layers(images, targets)
+        return again if list(again) != list(layers) else None
 
     def _alternatives(self, images: Images, targets: Targets) -> str:
         """The end of a message about a layer that can't be used: the last ones that can."""

@@ -72,12 +72,12 @@ class Capture:
 
 
 @contextmanager
-def watching(model: nn.Module, look: Callable[[tuple[Any, ...], Any], None]) -> Iterator[None]:
-    """A context in which ``look`` gets the arguments and the output of every module that runs, in that order."""
+def watching(model: nn.Module, look: Callable[[nn.Module, tuple[Any, ...], Any], None]) -> Iterator[None]:
+    """A context in which ``look`` gets every module that runs, its arguments and its output, in that order."""
     handles: list[RemovableHandle] = []
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        look((*args, *kwargs.values()), output)
+        look(module, (*args, *kwargs.values()), output)
 
     try:
         for module in model.modules():

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from camkit.capture import Capture
+from camkit.capture import Capture, is_float
 from camkit.errors import CamkitError, ForwardError, UsageError, is_out_of_memory, reason
 from camkit.layers import declared_extra_tokens
 from camkit.layout import Layout, ReshapeTransform, plan
+from camkit.memory import PerModel
 from camkit.outputs import Output
 from camkit.shapes import Images
 from camkit.state import borrowed
 from camkit.survey import Survey, survey
 from camkit.tokens import Hints
+from camkit.trial import Trial, trials
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,7 @@ class Setup:
         num_extra_tokens: for token layers, how many tokens in front belong to no place; None finds out.
         reshape_transform: the user's own layout, see :func:`camkit.layout.plan`.
         output: which part of the model's output is explained, see :func:`camkit.outputs.answer`.
-        forward_kwargs: keyword arguments of the model's forward. Tensors with the batch first are taken apart like it
-            where a part of the batch is looked at.
+        forward_kwargs: keyword arguments of the model's forward.
     """
 
     num_extra_tokens: int | None = None
@@ -39,13 +40,10 @@ class Setup:
     output: Output = None
     forward_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
-    def first_of(self, batch: int) -> Setup:
-        """The same for the first image of a batch."""
-        taken = {
-            name: value[:1] if isinstance(value, Tensor) and value.ndim and len(value) == batch else value
-            for name, value in self.forward_kwargs.items()
-        }
-        return replace(self, forward_kwargs=taken)
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether keyword arguments may belong to the images one by one, so that one image can't be shown alone."""
+        return any(isinstance(value, Tensor | list | tuple) for value in self.forward_kwargs.values())
 
 
 class Seen:
@@ -57,19 +55,66 @@ class Seen:
         outputs: layer name to what the layer returned, in the order of execution; layers that didn't run are absent.
     """
 
-    def __init__(self, model: nn.Module, images: Images, setup: Setup, output: Any, outputs: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, nn.Module],
+        images: Images,
+        setup: Setup,
+        output: Any,
+        outputs: Mapping[str, Any],
+    ) -> None:
         self.images = images
         self.output = output
         self.outputs = outputs
+        self._layers = layers
         self._setup = setup
-        self._hints = Hints(
-            setup.num_extra_tokens, declared_extra_tokens(model), partial(_surveyed, model, images, setup)
-        )
+        self._known = _KNOWN.of(model)
+        self._sample = images if setup.needs_whole_batch else images[:1]
+        self._call = partial(_call, model, setup=setup)
+        self._model = model
 
-    def layouts(self, name: str, module: nn.Module) -> dict[str, Layout]:
-        """See :func:`camkit.layout.plan`."""
-        given = self._setup.reshape_transform
-        return plan(name, module, self.outputs[name], self.images, self._hints, reshape_transform=given)
+    def layouts(self, name: str) -> dict[str, Layout]:
+        """How to lay out what layer ``name`` returned, see :func:`camkit.layout.plan`; remembered for the model."""
+        output, given = self.outputs[name], self._setup.reshape_transform
+        if given is not None:
+            return plan(name, self._layers[name], output, self.images, reshape_transform=given)
+        shapes = tuple(tuple(leaf.shape) for leaf in tree_leaves(output) if is_float(leaf))
+        key = (name, id(self._layers[name]), shapes, tuple(self.images.shape), self._setup.num_extra_tokens)
+        if key not in self._known.layouts:
+            hints = Hints(self._setup.num_extra_tokens, declared_extra_tokens(self._model), self._survey)
+            tried = partial(self._trial, name)
+            self._known.layouts[key] = plan(name, self._layers[name], output, self.images, hints, tried)
+        return self._known.layouts[key]
+
+    def _survey(self) -> Survey:
+        """What the network tells at this size of images; made once."""
+        size = tuple(self._sample.shape[1:])
+        if size not in self._known.surveys:
+            self._known.surveys[size] = survey(self._model, self._sample, self._call)
+        return self._known.surveys[size]
+
+    @cached_property
+    def _trials(self) -> dict[str, Trial]:
+        ran = {name: self._layers[name] for name in self.outputs}
+        try:
+            return trials(ran, self._sample, self._call)
+        except ForwardError:  # the network takes no noise
+            return {}
+
+    def _trial(self, name: str) -> Trial | None:
+        return self._trials.get(name)
+
+
+class _Known:
+    """What is remembered of a model: plans, and what it told at each size of images. No tensors."""
+
+    def __init__(self) -> None:
+        self.layouts: dict[Any, dict[str, Layout]] = {}
+        self.surveys: dict[tuple[int, ...], Survey] = {}
+
+
+_KNOWN = PerModel(_Known)
 
 
 @contextmanager
@@ -88,7 +133,7 @@ def forward(
         images = as_input(model, images).detach().clone()
         with Capture(layers, roots=roots) as capture:
             output = _call(model, images, setup)
-        yield Seen(model, images, setup, output, capture.outputs)
+        yield Seen(model, layers, images, setup, output, capture.outputs)
 
 
 def as_input(model: nn.Module, images: Images) -> Images:
@@ -104,6 +149,11 @@ def as_input(model: nn.Module, images: Images) -> Images:
         raise UsageError(f"images must be (B, C, H, W) or (B, C, D, H, W), got {tuple(images.shape)}{hint}")
     if not images.is_floating_point():
         raise UsageError(f"images must be normalised floats as the model takes them, got {images.dtype}")
+    if images.ndim == 5 and images.shape[2] == 3 and images.shape[1] not in (1, 3):
+        raise UsageError(
+            f"images {tuple(images.shape)} have their frames in front of the colours: camkit takes (B, C, D, H, W); "
+            "wrap the model in a module that exchanges the two"
+        )
     if 0 in images.shape:
         raise UsageError(f"images are empty: {tuple(images.shape)}")
     parameter = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), None)
@@ -130,15 +180,3 @@ def _place(model: nn.Module, error: Exception) -> str:
         failed = owner if id(owner) in names else failed
         trace = trace.tb_next
     return "" if failed is None else f" in layer {names[id(failed)]!r} ({type(failed).__name__})"
-
-
-_SURVEYS: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], Survey]] = WeakKeyDictionary()
-
-
-def _surveyed(model: nn.Module, images: Images, setup: Setup) -> Survey:
-    """What a survey of the model at this size of images told, made once."""
-    known = _SURVEYS.setdefault(model, {})
-    size = tuple(images.shape[1:])
-    if size not in known:
-        known[size] = survey(model, images[:1], partial(_call, model, setup=setup.first_of(len(images))))
-    return known[size]

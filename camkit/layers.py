@@ -76,13 +76,15 @@ def backbone_of(model: nn.Module) -> tuple[str, nn.Module]:
 def is_norm(module: nn.Module) -> bool:
     """Whether ``module`` normalises: a torch norm layer, or a class that says so (LayerNorm2d, GRN, ...).
 
-    A wrapper such as LeViT's LinearBatchNorm counts where its last part is a norm: PreNorm ends in something else.
+    A wrapper such as LeViT's LinearBatchNorm or MLPLayerWithBN counts where its last part is a norm: PreNorm ends in
+    something else.
     """
     if isinstance(module, _NORMS):
         return True
-    name = type(module).__name__.lower()
+    name = type(module).__name__
     parts = list(module.children())
-    return ("norm" in name or name == "grn") and (not parts or is_norm(parts[-1]))
+    says_so = "norm" in name.lower() or name.lower() == "grn" or (bool(parts) and "BN" in name)
+    return says_so and (not parts or is_norm(parts[-1]))
 
 
 def declared_extra_tokens(model: nn.Module) -> int | None:

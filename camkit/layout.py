@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from camkit.capture import is_float
 from camkit.errors import LayerError
 from camkit.layers import is_norm, split_branch
-from camkit.tokens import Hints, as_text, misfit, token_grid
+from camkit.survey import CHANNELS_FIRST, Extra
+from camkit.tokens import Hints, as_text, misfit, token_grids
+from camkit.trial import Trial
 
 ReshapeTransform = Callable[[Any], Tensor]
 
@@ -30,6 +33,7 @@ class Layout:
         extra_tokens: tokens in front of the grid, and behind it, that belong to no place (class, distillation,
             registers).
         transform: output of the layer to (batch, channels, *spatial).
+        is_sure: False where it is the likeliest layout and nothing shows that it is right.
     """
 
     form: str
@@ -37,6 +41,7 @@ class Layout:
     grid: tuple[int, ...]
     extra_tokens: tuple[int, int]
     transform: ReshapeTransform
+    is_sure: bool = True
 
     def __call__(self, output: Any) -> Tensor:
         """Lay ``output`` out; half precision becomes float32, in which the CAM maths runs."""
@@ -50,6 +55,7 @@ def plan(
     output: Any,
     images: Tensor,
     hints: Hints | None = None,
+    trial: Callable[[], Trial | None] = lambda: None,
     *,
     reshape_transform: ReshapeTransform | None = None,
 ) -> dict[str, Layout]:
@@ -57,10 +63,11 @@ def plan(
 
     Args:
         name: the layer's dotted name, for messages; ``name[1]`` means its second feature tensor alone.
-        module: the layer; the length of a norm's weight tells where its channels are.
+        module: the layer; its type or the length of a norm's weight may tell where its channels are.
         output: what it returned: a tensor, or a tuple, list, dict or dataclass that holds feature tensors.
         images: the network's input, (B, C, H, W) or (B, C, D, H, W).
         hints: what is known of the network's tokens.
+        trial: tries the layer out; asked where the shape alone can't tell, None if it can't be tried.
         reshape_transform: the user's own layout, ``output`` to (B, C, *spatial); it wins over everything else.
 
     Returns:
@@ -68,7 +75,8 @@ def plan(
         transformer branch do, each has its own: ``{"name[0]": ..., "name[1]": ...}``.
 
     Raises:
-        LayerError: no feature tensor, none with spatial positions, or one whose first dimension isn't the batch.
+        LayerError: no feature tensor, none with spatial positions, one whose first dimension isn't the batch, or one
+            that doesn't follow the places of the image.
         TokenGridError: a token sequence that makes no grid.
     """
     if reshape_transform is not None:
@@ -78,28 +86,48 @@ def plan(
     if not tensors:
         raise LayerError(f"layer {name!r} gives {type(output).__name__}, not a floating-point tensor: choose another")
     number = split_branch(name)[1]
+    context = _Context(module, images, hints, trial)
     if number is not None:
         if number >= len(tensors):
             raise LayerError(f"layer {name!r} gives {len(tensors)} tensor{'s' * (len(tensors) > 1)}: [0] is the first")
-        return {name: _plan(name, module, *tensors[number], images, hints)}
+        return {name: _plan(name, *tensors[number], context)}
     if len(tensors) == 1:
-        return {name: _plan(name, module, *tensors[0], images, hints)}
-    return _branches(name, module, tensors, images, hints)
+        return {name: _plan(name, *tensors[0], context)}
+    return _branches(name, tensors, context)
 
 
-def _branches(
-    name: str, module: nn.Module, tensors: Sequence[tuple[int, Tensor]], images: Tensor, hints: Hints
-) -> dict[str, Layout]:
+@dataclass(frozen=True)
+class _Context:
+    """What all of a layer's tensors have in common."""
+
+    module: nn.Module
+    images: Tensor
+    hints: Hints
+    trial: Callable[[], Trial | None]
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return tuple(self.images.shape[2:])
+
+    def choose(self, layouts: Sequence[Layout]) -> Layout | None:
+        """The first that puts things where they are in the image, else the first of which that can't be told."""
+        trial = self.trial()
+        verdicts = [None if trial is None else trial.verdict(layout) for layout in layouts]
+        if True in verdicts:
+            return replace(layouts[verdicts.index(True)], is_sure=True)
+        return layouts[verdicts.index(None)] if None in verdicts else None
+
+
+def _branches(name: str, tensors: Sequence[tuple[int, Tensor]], context: _Context) -> dict[str, Layout]:
     """The layouts of those of several tensors that are feature maps; attention matrices and the like are left out."""
     found = {}
-    size = tuple(images.shape[2:])
     for number, (index, tensor) in enumerate(tensors):
-        is_matrix = tensor.ndim == 3 and tensor.shape[1] == tensor.shape[2]
+        is_matrix = tensor.ndim > 2 and tensor.shape[-1] == tensor.shape[-2] and tensor.ndim != context.images.ndim
         try:
-            layout = _plan(f"{name}[{number}]", module, index, tensor, images, hints)
+            layout = _plan(f"{name}[{number}]", index, tensor, context)
         except LayerError:
             continue
-        if not is_matrix and misfit(layout.grid, size) < 2:
+        if not is_matrix and misfit(layout.grid, context.size) < 2:
             found[f"{name}[{number}]"] = layout
     if not found:
         shapes = ", ".join(_shape(leaf) for _, leaf in tensors[:4])
@@ -110,14 +138,9 @@ def _branches(
     return found if len(found) > 1 else {name: next(iter(found.values()))}
 
 
-def _plan(name: str, module: nn.Module, index: int, tensor: Tensor, images: Tensor, hints: Hints) -> Layout:
+def _plan(name: str, index: int, tensor: Tensor, context: _Context) -> Layout:
     """The layout of the tensor that is number ``index`` of the leaves of an output."""
-    batch, size, shape = images.shape[0], tuple(images.shape[2:]), tuple(tensor.shape)
-
-    def select(output: Any) -> Tensor:
-        leaf: Tensor = tree_leaves(output)[index]
-        return leaf
-
+    batch, dimensions = context.images.shape[0], context.images.ndim
     if tensor.ndim < 3:
         raise LayerError(
             f"layer {name!r} gives {_shape(tensor)}, which has no spatial positions: choose a layer before pooling"
@@ -127,27 +150,59 @@ def _plan(name: str, module: nn.Module, index: int, tensor: Tensor, images: Tens
             f"layer {name!r} gives {_shape(tensor)} for a batch of {batch}: its first dimension isn't the batch "
             "(window partitions, or sequence first); choose the layer around it or pass reshape_transform"
         )
-    axis = _channel_axis(module, tensor)
     if tensor.ndim == 3:
-        along = 2 if axis == 1 else 1
-        extra, grid = token_grid(name, tensor.shape[along], size, hints)
-        layout = Layout("tokens", shape, grid, extra, lambda output: _to_grid(select(output), along, extra, grid))
-        return _checked(name, layout)
-    if tensor.ndim != images.ndim:
+        return _checked(name, _plan_tokens(name, index, tensor, context))
+    if tensor.ndim != dimensions:
         raise LayerError(
-            f"layer {name!r} gives {_shape(tensor)} for images {_shape(images)}: pass reshape_transform to lay it out "
-            "as (batch, channels, *spatial)"
+            f"layer {name!r} gives {_shape(tensor)} for images {_shape(context.images)}: pass reshape_transform to lay "
+            "it out as (batch, channels, *spatial)"
         )
-    first, last = misfit(shape[2:], size), misfit(shape[1:-1], size)
-    if axis == tensor.ndim - 1 or (axis is None and last < first):
-        if axis is not None and last == 2:
-            raise LayerError(
-                f"layer {name!r} gives {_shape(tensor)}, {as_text(shape[1:-1])} places for a {as_text(size)} input: "
-                "not its proportions (attention heads by tokens?); choose the layer around it or pass reshape_transform"
-            )
-        layout = Layout("channels last", shape, shape[1:-1], (0, 0), lambda output: select(output).movedim(-1, 1))
-        return _checked(name, layout)
-    return _checked(name, Layout("channels first", shape, shape[2:], (0, 0), select))
+    return _checked(name, _plan_map(name, index, tensor, context))
+
+
+def _plan_tokens(name: str, index: int, tensor: Tensor, context: _Context) -> Layout:
+    shape = tuple(tensor.shape)
+    along = 2 if _channel_axis(context.module, tensor) == 1 else 1
+    layouts = [
+        Layout(
+            "tokens", shape, grid, extra, partial(_tokens, index=index, along=along, extra=extra, grid=grid), is_seen
+        )
+        for extra, grid, is_seen in token_grids(name, shape[along], context.size, context.hints)
+    ]
+    chosen = context.choose(layouts)
+    if chosen is None:
+        raise LayerError(
+            f"layer {name!r} gives {_shape(tensor)}, and its {shape[along]} tokens don't follow the places of the "
+            "image (reordered, pruned, or made of something else); choose another layer or pass reshape_transform"
+        )
+    return chosen
+
+
+def _plan_map(name: str, index: int, tensor: Tensor, context: _Context) -> Layout:
+    shape, size, axis = tuple(tensor.shape), context.size, _channel_axis(context.module, tensor)
+    first = Layout("channels first", shape, shape[2:], (0, 0), partial(_leaf, index=index))
+    last = Layout("channels last", shape, shape[1:-1], (0, 0), partial(_channels_last, index=index))
+    if axis is not None:
+        known = last if axis == tensor.ndim - 1 else first
+        fits = misfit(known.grid, size) < 2 or (axis == 1 and not _is_rearranged(known.grid, context))
+        chosen = known if fits else None
+    elif misfit(first.grid, size) < 2 <= misfit(last.grid, size):
+        chosen = first
+    else:
+        chosen = context.choose(sorted((first, last), key=lambda layout: misfit(layout.grid, size)))
+    if chosen is None:
+        raise LayerError(
+            f"layer {name!r} gives {_shape(tensor)}, no map of a {as_text(size)} input (attention heads or matrices, "
+            "tokens rearranged); choose the layer around it or pass reshape_transform"
+        )
+    return chosen
+
+
+def _is_rearranged(grid: Sequence[int], context: _Context) -> bool:
+    """Whether a grid out of proportion has as many places as one in proportion that the network works on."""
+    seen = context.hints.survey()
+    proportioned = [each for each in (*seen.grids, *seen.other_grids) if misfit(each, context.size) < 2]
+    return any(math.prod(each) == math.prod(grid) for each in proportioned)
 
 
 def _custom(name: str, output: Any, images: Tensor, given: ReshapeTransform) -> Layout:
@@ -175,7 +230,9 @@ def _checked(name: str, layout: Layout) -> Layout:
 
 
 def _channel_axis(module: nn.Module, tensor: Tensor) -> int | None:
-    """The dimension of ``tensor`` that a norm layer has a weight for each entry of, None where that doesn't tell."""
+    """The dimension of ``tensor`` that holds the channels, where the layer's type or a norm's weight tells."""
+    if isinstance(module, CHANNELS_FIRST):
+        return 1
     weight = getattr(module, "weight", None)
     if not is_norm(module) or not isinstance(weight, Tensor) or weight.ndim != 1:
         return None
@@ -185,9 +242,18 @@ def _channel_axis(module: nn.Module, tensor: Tensor) -> int | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _to_grid(tokens: Tensor, along: int, extra: tuple[int, int], grid: Sequence[int]) -> Tensor:
+def _leaf(output: Any, index: int) -> Tensor:
+    leaf: Tensor = tree_leaves(output)[index]
+    return leaf
+
+
+def _channels_last(output: Any, index: int) -> Tensor:
+    return _leaf(output, index).movedim(-1, 1)
+
+
+def _tokens(output: Any, index: int, along: int, extra: Extra, grid: Sequence[int]) -> Tensor:
     """(B, front + prod(grid) + back, C), or with these two exchanged, to (B, C, *grid)."""
-    front, back = extra
+    tokens, (front, back) = _leaf(output, index), extra
     places = tokens.narrow(along, front, tokens.shape[along] - front - back).movedim(3 - along, 1)
     return places.reshape(*places.shape[:2], *grid)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -55,7 +56,8 @@ def answer(output: Any, batch: int, wanted: Output = None) -> Answer:
     logits = dict(_parts(output)).get("logits")
     if logits is not None:
         inner = answer(logits, batch)
-        return Answer(inner.rows, ".".join(filter(None, ("logits", inner.name))), inner.others)
+        names = [".".join(filter(None, ("logits", name))) for name in (inner.name, *inner.others)]
+        return Answer(inner.rows, names[0], tuple(names[1:]))
     per_image = _per_image(output, batch)
     if per_image is not None:
         return Answer(per_image)
@@ -90,21 +92,29 @@ def _per_image(output: Any, batch: int) -> Tensor | Sequence[Any] | None:
     # MMPretrain's data samples keep the scores of the head there.
     rows: list[Any] = [getattr(one, "pred_score", one) for one in output]
     if all(isinstance(row, Tensor) and row.ndim == 1 for row in rows):
+        # As many numbers in each as there are images: these are heads, each with a number for every image.
+        if batch > 1 and rows[0] is output[0] and any(len(row) == batch for row in rows):
+            return None
         return torch.stack(rows) if len({row.shape for row in rows}) == 1 else rows
     return rows if not any(isinstance(row, Tensor | list | tuple) or row is None for row in rows) else None
 
 
 def _named(output: Any, wanted: str) -> Any:
+    known = {name: leaf for name, leaf in _tensors(output) if name}
+    if wanted in known:  # also where a key has dots in it
+        return known[wanted]
     found = output
     for key in wanted.split("."):
         parts = dict(_parts(found))
-        if key not in parts:
-            known = {name: leaf for name, leaf in _tensors(output) if name}
+        index = int(key) + len(parts) if isinstance(found, list | tuple) and re.fullmatch(r"-\d+", key) else key
+        if str(index) not in parts:
             listed = [f"{name} {tuple(leaf.shape)}" for name, leaf in known.items()]
             more = f" and {len(listed) - MAX_LISTED} more" if len(listed) > MAX_LISTED else ""
-            there = f"there are: {', '.join(listed[:MAX_LISTED])}{more}" if listed else "it returns one tensor"
+            there = (
+                f"there are: {', '.join(listed[:MAX_LISTED])}{more}" if listed else "it is one tensor, leave that out"
+            )
             raise UsageError(f"the model's output has no part {wanted!r}{closest(wanted, known)}; {there}")
-        found = parts[key]
+        found = parts[str(index)]
     return found
 
 

@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from camkit.capture import is_float
 from camkit.errors import LayerError, TokenGridError
 from camkit.forward import Seen, Setup, forward
-from camkit.layers import LIST_LAYERS, backbone_of, is_norm, resolve
+from camkit.layers import LIST_LAYERS, backbone_of, is_norm, resolve, split_branch
 from camkit.layout import Layout
+from camkit.memory import PerModel
 from camkit.outputs import answer
 from camkit.run import backward, gradient_or_zero
 from camkit.shapes import Images
@@ -70,18 +71,20 @@ def default_layer(model: nn.Module, images: Images, targets: Targets = None, set
         LayerError: nothing in the network is spatial and live.
     """
     setup = setup or Setup()
-    if callable(setup.output) or _has_functions(targets):  # which may look anywhere
+    if callable(setup.output) or has_functions(targets):  # which may look anywhere
         return _choose(model, images, targets, setup)
-    key = (tuple(images.shape[1:]), setup.num_extra_tokens, setup.output, tuple(setup.forward_kwargs))
-    known = _CHOICES.setdefault(model, {})
-    if key in known:
-        choice, module = known[key]
-        # The layer may have been replaced since.
-        if any(module() is each for each in model.modules()):
-            return choice
-    choice = _choose(model, images, targets, setup)
-    known[key] = choice, weakref.ref(resolve(model, choice.name)[choice.name])
-    return choice
+    kwargs = tuple((name, _identity(value)) for name, value in setup.forward_kwargs.items())
+    key = (tuple(images.shape[1:]), setup.num_extra_tokens, setup.output, kwargs)
+    known = _CHOICES.of(model)
+    if key not in known or not _is_there(model, *known[key]):
+        choice = _choose(model, images, targets, setup)
+        known[key] = choice, weakref.ref(resolve(model, choice.name)[choice.name])
+    return known[key][0]
+
+
+def forget(model: nn.Module) -> None:
+    """Choose anew next time: the choice that is remembered turned out not to be live."""
+    _CHOICES.of(model).clear()
 
 
 def probe(
@@ -94,10 +97,12 @@ def probe(
     """What became of ``layers`` with the first image, in execution order; layers that don't run are left out."""
     wanted = rows(targets, len(images))
     # A reshape_transform is made for the layers it is given with, not for every layer there is.
-    setup = replace((setup or Setup()).first_of(len(images)), reshape_transform=None)
-    with forward(model, layers, images[:1], setup, roots=True) as seen:
-        found = answer(seen.output, 1, setup.output)
-        _, scores = score(found.rows, wanted and wanted[:1])
+    setup = replace(setup or Setup(), reshape_transform=None)
+    if not setup.needs_whole_batch:
+        images, wanted = images[:1], None if wanted is None else wanted[:1]
+    with forward(model, layers, images, setup, roots=True) as seen:
+        found = answer(seen.output, len(images), setup.output)
+        _, scores = score(found.rows, wanted)
         kept = [leaf for leaf in tree_leaves(dict(seen.outputs)) if is_float(leaf)]
         gradients: Sequence[Tensor | None] = (None,) * len(kept)
         if kept and scores.requires_grad:
@@ -112,30 +117,42 @@ def modules_of(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in backbone.named_modules(prefix=prefix) if name}
 
 
-_CHOICES: weakref.WeakKeyDictionary[nn.Module, dict[Any, tuple[Choice, weakref.ref[nn.Module]]]] = (
-    weakref.WeakKeyDictionary()
-)
+_Remembered = dict[Any, tuple[Choice, weakref.ref[nn.Module]]]
+_CHOICES: PerModel[_Remembered] = PerModel(dict)
 
 
-def _has_functions(targets: Targets) -> bool:
+def _identity(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | None) else id(value)
+
+
+def _is_there(model: nn.Module, choice: Choice, module: weakref.ref[nn.Module]) -> bool:
+    """Whether the model still has the layer, and under that name: it may have been replaced since."""
+    try:
+        return model.get_submodule(split_branch(choice.name)[0]) is module()
+    except AttributeError:
+        return False
+
+
+def has_functions(targets: Targets) -> bool:
+    """Whether there are functions among the targets."""
     return any(callable(leaf) for leaf in tree_leaves(targets) if not isinstance(leaf, Tensor))
 
 
 def _choose(model: nn.Module, images: Images, targets: Targets, setup: Setup) -> Choice:
     modules = modules_of(model)
     norms = probe(model, {n: module for n, module in modules.items() if is_norm(module)}, images, targets, setup)
-    live = [candidate.name for candidate in norms if candidate.is_live]
+    live = _last_live(norms, images)
     if live:
-        return Choice(live[-1], "the last norm layer that is spatial and live")
+        return Choice(live, "the last norm layer that is spatial and live")
     misfits = [candidate.problem for candidate in norms if isinstance(candidate.problem, TokenGridError)]
     if setup.num_extra_tokens is not None and misfits:
         raise misfits[-1]
     leaves = {name: module for name, module in modules.items() if not list(module.children())}
     others = probe(model, leaves, images, targets, setup)
-    live = [candidate.name for candidate in others if candidate.is_live]
+    live = _last_live(others, images)
     if live:
-        return Choice(live[-1], "the last live layer, as no norm layer is spatial and live")
-    spatial = [candidate.name for candidate in others if candidate.layout]
+        return Choice(live, "the last live layer, as no norm layer is spatial and live")
+    spatial = [candidate.name for candidate in others if candidate.layout and not _is_input(candidate, images)]
     if spatial:
         raise LayerError(
             f"the score depends on no place of any spatial layer (the last one is {spatial[-1]!r}), so no map can "
@@ -147,11 +164,23 @@ def _choose(model: nn.Module, images: Images, targets: Targets, setup: Setup) ->
     )
 
 
+def _last_live(candidates: Sequence[Candidate], images: Images) -> str | None:
+    """The last live layer whose layout is sure, else the last live one."""
+    live = [each for each in candidates if each.layout and each.is_live and not _is_input(each, images)]
+    sure = [each for each in live if each.layout and each.layout.is_sure]
+    return next((each.name for each in reversed(sure or live)), None)
+
+
+def _is_input(candidate: Candidate, images: Images) -> bool:
+    """Whether a layer gives the image itself: one that normalises it or hands it on in front of the network."""
+    return candidate.shape[1:] == tuple(images.shape[1:]) and not list(candidate.module.parameters())
+
+
 def _candidates(seen: Seen, name: str, module: nn.Module, of: Mapping[int, Tensor | None]) -> list[Candidate]:
     output = seen.outputs[name]
     shapes = [tuple(leaf.shape) for leaf in tree_leaves(output) if is_float(leaf)]
     try:
-        layouts = seen.layouts(name, module)
+        layouts = seen.layouts(name)
     except LayerError as error:
         return [Candidate(name, module, shapes[0] if shapes else (), problem=error)]
     gradients = tree_map(lambda leaf: gradient_or_zero(leaf, of), output)

@@ -130,16 +130,16 @@ def run(
     wanted = rows(targets, len(images))
     setup = setup or Setup()
     with forward(model, layers, images, setup, roots=gradients) as seen:
-        layouts = {name: _layouts(seen, name, module) for name, module in layers.items()}
+        layouts = {name: _layouts(seen, name) for name in layers}
         found = answer(seen.output, len(seen.images), setup.output)
         with torch.autocast(seen.images.device.type, enabled=False):
             yield Pass(found, seen.outputs, layouts, wanted)
 
 
-def _layouts(seen: Seen, name: str, module: nn.Module) -> dict[str, Layout]:
+def _layouts(seen: Seen, name: str) -> dict[str, Layout]:
     if name not in seen.outputs:
         raise LayerError(f"layer {name!r} doesn't run in this forward (or is called past its hooks)")
-    return seen.layouts(name, module)
+    return seen.layouts(name)
 
 
 def _detached(output: Any) -> Any:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 
 import torch
 from torch import nn
 
 from camkit.errors import UsageError
+from camkit.memory import PerModel
 
 _RECOMPUTE = ("with_cp", "use_checkpoint", "grad_checkpointing", "gradient_checkpointing")
 """How MMPretrain, torchvision-style, timm and transformers modules call their switch for activation checkpointing."""
+
+_LOCKS = PerModel(RLock)
 
 
 @contextmanager
@@ -23,6 +27,8 @@ def borrowed(model: nn.Module) -> Iterator[None]:
     model's CUDA devices. With all parameters frozen, autograd records nothing until a capture makes a root, and never
     computes a weight's gradient. Checkpointing is off because its second forward would run without the capture.
 
+    One thread at a time has the model.
+
     Raises:
         UsageError: parameters made under inference mode.
     """
@@ -31,11 +37,16 @@ def borrowed(model: nn.Module) -> Iterator[None]:
             "the model's parameters were made under inference_mode, where torch keeps no gradients: build or load it "
             "outside"
         )
-    # The flags are set directly: train() and eval() are overridden in many backbones and would do more than that.
-    training = [module for module in model.modules() if module.training]
-    recomputing = [(m, flag) for m in model.modules() for flag in _RECOMPUTE if getattr(m, flag, None) is True]
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(_cuda_devices(model)):
+    with (
+        _LOCKS.of(model),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.random.fork_rng(_cuda_devices(model)),
+    ):
+        # The flags are set directly: train() and eval() are overridden in many backbones and would do more than that.
+        training = [module for module in model.modules() if module.training]
+        recomputing = [(m, flag) for m in model.modules() for flag in _RECOMPUTE if getattr(m, flag, None) is True]
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         try:
             for module in training:
                 module.training = False

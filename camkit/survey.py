@@ -11,9 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from camkit.capture import is_float, watching
+from camkit.errors import ForwardError
 from camkit.shapes import Images
 
 Grid = tuple[int, ...]
+Extra = tuple[int, int]
+"""The number of tokens without a place in front of the grid, and at the back."""
+CHANNELS_FIRST = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+    nn.Upsample,
+)
+"""Modules whose second dimension is the channels, whatever their input."""
 _EARLY = 4  # the first outputs of each length: the very first may hold nothing of the image
 
 
@@ -22,69 +37,81 @@ class Survey:
     """What was seen in two forwards.
 
     Attributes:
-        grids: the spatial shapes of feature maps on the way and the sizes that modules were called with
-            (``hw_shape``, ``H, W``), in order of appearance.
-        extra_tokens: length of a sequence to the number of tokens (in front, at the back) that don't depend on the
-            image where such a sequence first appears, in front of any attention: class, distillation, registers.
+        grids: the spatial shapes that convolutions returned and sizes that modules were called with (``hw_shape``,
+            ``H, W``), in order of appearance.
+        other_grids: what may be the spatial shapes of other feature maps.
+        extra_tokens: length of a sequence to the number of tokens that don't depend on the image where such a sequence
+            first appears, in front of any attention: class, distillation, registers. None where they stand between
+            others.
     """
 
     grids: dict[Grid, None] = field(default_factory=dict)
-    extra_tokens: dict[int, tuple[int, int]] = field(default_factory=dict)
+    other_grids: dict[Grid, None] = field(default_factory=dict)
+    extra_tokens: dict[int, Extra | None] = field(default_factory=dict)
 
 
-def survey(model: nn.Module, image: Images, forward: Callable[[Images], Any]) -> Survey:
-    """Look at every module's output for ``image`` and for one with noise on top.
+def survey(model: nn.Module, images: Images, forward: Callable[[Images], Any]) -> Survey:
+    """Look at every module's output for ``images``, and for noise in their range.
 
     Args:
         model: the network.
-        image: (1, C, H, W) or (1, C, D, H, W).
+        images: (B, C, H, W) or (B, C, D, H, W).
         forward: calls the network.
     """
     seen = Survey()
     kept: dict[int, list[Tensor]] = {}
-    dimensions = image.ndim - 2
+    batch, dimensions = len(images), images.ndim - 2
 
-    def look(args: tuple[Any, ...], output: Any) -> None:
+    def is_feature(output: Any) -> TypeGuard[Tensor]:
+        return is_float(output) and output.ndim > 0 and len(output) == batch
+
+    def look(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         for grid in _sizes(args, dimensions):
             seen.grids.setdefault(grid)
-        if _is_feature(output) and output.ndim == image.ndim:
-            seen.grids.setdefault(tuple(output.shape[2:]))
-            seen.grids.setdefault(tuple(output.shape[1:-1]))
-        if _is_feature(output) and output.ndim == 3:
+        if is_feature(output) and output.ndim == images.ndim:
+            if isinstance(module, CHANNELS_FIRST):
+                seen.grids.setdefault(tuple(output.shape[2:]))
+            else:
+                seen.other_grids.setdefault(tuple(output.shape[2:]))
+                seen.other_grids.setdefault(tuple(output.shape[1:-1]))
+        if is_feature(output) and output.ndim == 3:
             sequences = kept.setdefault(output.shape[1], [])
             if len(sequences) < _EARLY:
                 sequences.append(output.detach().clone())
 
-    def compare(args: tuple[Any, ...], output: Any) -> None:
-        if not _is_feature(output) or output.ndim != 3 or not kept.get(output.shape[1]):
+    def compare(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not is_feature(output) or output.ndim != 3 or not kept.get(output.shape[1]):
             return
         length = output.shape[1]
         before = kept[length].pop(0)
         if length in seen.extra_tokens or output.shape != before.shape:
             return
-        ends = _fixed_ends((output == before).all(2)[0])
-        if sum(ends) < length:  # else no image was looked at: a table of position embeddings
-            seen.extra_tokens[length] = ends
+        same = (output == before).all(2).all(0)
+        if not same.all():  # else no image was looked at: a table of position embeddings
+            seen.extra_tokens[length] = _ends(same)
 
-    # Noise is added, not put in place of the image: that may be the very same noise.
-    other = image + torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
-    with torch.no_grad():
-        for shown, eye in ((image, look), (other, compare)):
-            with watching(model, eye):
-                forward(shown)
+    with torch.no_grad(), watching(model, look):
+        forward(images)
+    try:
+        with torch.no_grad(), watching(model, compare):
+            forward(noise_like(images))
+    except ForwardError:
+        pass  # the network takes no noise: it tells less, and what it told stands
     return seen
 
 
-def _is_feature(output: Any) -> TypeGuard[Tensor]:
-    return is_float(output) and output.ndim > 0 and len(output) == 1
+def noise_like(images: Images) -> Images:
+    """Uniform noise in the range of the images, always the same."""
+    low, high = images.amin(), images.amax()
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
+    return low + (high - low).where(high > low, 1) * noise
 
 
-def _fixed_ends(same: Tensor) -> tuple[int, int]:
-    """How many tokens in a row are the same for both images, in front and at the back."""
+def _ends(same: Tensor) -> Extra | None:
+    """How many tokens in a row are the same for both images, in front and at the back; None: others are too."""
     changing = (~same).nonzero().flatten()
-    if not len(changing):
-        return len(same), 0
-    return int(changing[0]), len(same) - 1 - int(changing[-1])
+    front, back = int(changing[0]), len(same) - 1 - int(changing[-1])
+    return (front, back) if front + back == int(same.sum()) else None
 
 
 def _sizes(args: tuple[Any, ...], dimensions: int) -> Iterator[Grid]:

@@ -1,4 +1,4 @@
-"""The grid that a sequence of tokens stands for, and the tokens in it that have no place."""
+"""The grids that a sequence of tokens may stand for, and the tokens in it that have no place."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 from camkit.errors import TokenGridError
-from camkit.survey import Grid, Survey
+from camkit.survey import Extra, Grid, Survey
 
 MAX_EXTRA_TOKENS = 8
 """The most class, distillation and register tokens looked for where the network doesn't tell."""
-Extra = tuple[int, int]
-"""The number of tokens in front of the grid, and at the back."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Hints:
     Attributes:
         given: how many tokens in front the user wants dropped; nothing else is tried then.
         declared: how many the network says that it has in front.
-        survey: looks at the network itself; called where the numbers alone can't tell.
+        survey: looks at the network itself.
     """
 
     given: int | None = None
@@ -33,13 +32,21 @@ class Hints:
     survey: Callable[[], Survey] = Survey
 
 
-def token_grid(name: str, length: int, size: Sequence[int], hints: Hints) -> tuple[Extra, Grid]:
-    """Find the grid of a sequence.
+class Reading(NamedTuple):
+    """One way to read a sequence: the tokens without a place, the grid, and whether the network works on such a one."""
 
-    The number of extra tokens is, in this order, what is given; what is declared; none; the number of tokens that were
-    seen not to depend on the image; the smallest that fits. A grid fits if the input's size divided by one whole stride
-    gives it, exactly or rounded, or if the network was seen to work on it. The last counts first for volumes: the
-    frames of a video have a stride of their own.
+    extra: Extra
+    grid: Grid
+    is_seen: bool
+
+
+def token_grids(name: str, length: int, size: Sequence[int], hints: Hints) -> list[Reading]:
+    """The grids that a sequence may stand for, the likeliest first.
+
+    Grids that the network was seen to work on come first, whatever their proportions. Then those that the input's size
+    divided by one whole stride gives, exactly; then up to rounding. The number of extra tokens is what is given; else
+    in this order what is declared, what was seen not to depend on the image, none, and, where nothing is known at all,
+    any small number.
 
     Args:
         name: the layer, for messages.
@@ -48,28 +55,27 @@ def token_grid(name: str, length: int, size: Sequence[int], hints: Hints) -> tup
         hints: what is known.
 
     Returns:
-        The numbers of extra tokens (in front, at the back), and the grid.
+        At least one reading.
 
     Raises:
-        TokenGridError: no grid fits, or several do and nothing tells which.
+        TokenGridError: no grid fits, or tokens without a place stand between others.
     """
-    size = tuple(size)
-    if hints.given is not None:
-        grid = _grid_of(length - hints.given, size, hints)
-        if grid is None:
-            raise _no_grid(name, length, size, hints.given)
-        return (hints.given, 0), grid
-    for count in dict.fromkeys((hints.declared or 0, 0)):
-        grid = _exact_grid(length - count, size, hints)
-        if grid:
-            return (count, 0), grid
-    likely = _likely(length, hints)
-    for find in (_exact_grid, _grid_of):
-        for extra in likely:
-            grid = find(length - sum(extra), size, hints)
-            if grid:
-                return extra, grid
-    raise _no_grid(name, length, size, hints.declared)
+    size, seen = tuple(size), hints.survey()
+    if hints.given is None and seen.extra_tokens.get(length, (0, 0)) is None:
+        raise TokenGridError(
+            f"layer {name!r} gives L={length} tokens, and those that don't depend on the image stand between the "
+            "others: pass reshape_transform"
+        )
+    extras = [(hints.given, 0)] if hints.given is not None else _likely(length, hints.declared, seen)
+    found: dict[tuple[Extra, Grid], Reading] = {}
+    for grids in (_seen, _exact_or_probable, _possible):
+        for extra in extras:
+            for grid in grids(length - sum(extra), size, seen):
+                is_seen = grid in seen.grids or grid in seen.other_grids
+                found.setdefault((extra, grid), Reading(extra, grid, is_seen))
+    if not found:
+        raise _no_grid(name, length, size, hints.given if hints.declared is None else hints.declared)
+    return list(found.values())
 
 
 def misfit(grid: Sequence[int], size: Sequence[int]) -> int:
@@ -98,43 +104,32 @@ def as_text(sizes: Sequence[int]) -> str:
     return "x".join(map(str, sizes))
 
 
-def _likely(length: int, hints: Hints) -> list[Extra]:
+def _likely(length: int, declared: int | None, seen: Survey) -> list[Extra]:
     """Numbers of extra tokens, the likeliest first."""
-    declared = [] if hints.declared is None else [(hints.declared, 0)]
-    seen = hints.survey().extra_tokens
+    said = [] if declared is None else [(declared, 0)]
+    own = seen.extra_tokens.get(length)
     # Where attention has pooled the sequence, nothing is independent of the image any more: as many as before, then.
-    earlier = [extra for extra in seen.values() if sum(extra)]
+    earlier = [extra for extra in seen.extra_tokens.values() if extra and sum(extra)]
+    known = [*said, *([own] if own else []), *earlier]
     counts = [(count, 0) for count in range(min(MAX_EXTRA_TOKENS, length - 2) + 1)]
-    return list(dict.fromkeys([*declared, *([seen[length]] if length in seen else []), *earlier, *counts]))
+    return list(dict.fromkeys([*known, (0, 0)] if known else counts))
 
 
-def _exact_grid(tokens: int, size: Grid, hints: Hints) -> Grid | None:
-    """The grid of so many tokens that needs no rounding."""
-    if len(size) == 2:
-        return _exact(size).get(tokens)
-    return _seen_grid(tokens, size, hints) or _exact(size).get(tokens)
+def _seen(tokens: int, size: Grid, seen: Survey) -> Iterator[Grid]:
+    """Grids of so many tokens that the network was seen to work on, the best in proportion first."""
+    yield from sorted((g for g in seen.grids if math.prod(g) == tokens), key=lambda grid: misfit(grid, size))
 
 
-def _seen_grid(tokens: int, size: Grid, hints: Hints) -> Grid | None:
-    """The grid of so many tokens that the network was seen to work on, the best in proportion."""
-    seen = [grid for grid in hints.survey().grids if math.prod(grid) == tokens and misfit(grid, size) < 2]
-    return min(seen, key=lambda grid: misfit(grid, size), default=None)
-
-
-def _grid_of(tokens: int, size: Grid, hints: Hints) -> Grid | None:
-    """The grid of so many tokens, None if there is none or no telling which."""
-    if tokens < 1:
-        return None
-    known = _exact_grid(tokens, size, hints) or _seen_grid(tokens, size, hints)
-    if known or len(size) > 2:
-        return known
-    possible = _possible(tokens, size)
-    return _rounded(size).get(tokens) or (possible[0] if len(possible) == 1 else None)
+def _exact_or_probable(tokens: int, size: Grid, seen: Survey) -> Iterator[Grid]:
+    """A grid that needs no rounding, and what may have been a map's."""
+    if tokens in _exact(size):
+        yield _exact(size)[tokens]
+    yield from (grid for grid in seen.other_grids if math.prod(grid) == tokens and misfit(grid, size) < 2)
 
 
 @lru_cache(maxsize=64)
 def _exact(size: Grid) -> dict[int, Grid]:
-    """Number of cells to grid, for every whole stride that divides ``size``. Asked for on every call of a CAM."""
+    """Number of cells to grid, for every whole stride that divides ``size``."""
     strides = [stride for stride in range(1, max(size) + 1) if not any(length % stride for length in size)]
     return {math.prod(grid): grid for grid in (tuple(length // stride for length in size) for stride in strides)}
 
@@ -149,22 +144,19 @@ def _rounded(size: Grid) -> dict[int, Grid]:
     return found
 
 
-@lru_cache(maxsize=256)
-def _possible(tokens: int, size: Grid) -> tuple[Grid, ...]:
-    """Grids of so many cells with the proportions of ``size``; where there are none, up to one cell's rounding."""
-    grids = [grid for grid in _factorisations(tokens, len(size)) if misfit(grid, size) < 2]
-    best = min((misfit(grid, size) for grid in grids), default=0)
-    return tuple(grid for grid in grids if misfit(grid, size) == best)
-
-
-def _factorisations(number: int, parts: int) -> Iterator[Grid]:
-    if parts == 1:
-        yield (number,)
+def _possible(tokens: int, size: Grid, seen: Survey) -> Iterator[Grid]:
+    """Rounded grids, if there is but one that is likelier than all others; never of volumes, with strides of time."""
+    if len(size) > 2 or tokens < 1:
         return
-    for first in range(1, number + 1):
-        if number % first == 0:
-            for rest in _factorisations(number // first, parts - 1):
-                yield (first, *rest)
+    rounded = _rounded(size).get(tokens)
+    if rounded:
+        yield rounded
+        return
+    grids = [(side, tokens // side) for side in range(1, tokens + 1) if tokens % side == 0]
+    best = min((misfit(grid, size) for grid in grids), default=2)
+    fitting = [grid for grid in grids if misfit(grid, size) == best]
+    if best < 2 and len(fitting) == 1:
+        yield fitting[0]
 
 
 def _no_grid(name: str, length: int, size: Grid, extra: int | None) -> TokenGridError:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.__main__ import RESULTS
 from benchmarks.__main__ import markdown as speed_table
+from benchmarks.provenance import RESULTS
 from camkit.cli import main as camkit
 from camkit.commands.methods import markdown as method_table
 

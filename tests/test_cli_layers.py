@@ -114,7 +114,7 @@ def test_with_an_image_of_ones_own(layers: Any, tmp_path: Path) -> None:
     ("words", "code", "message"),
     [
         (["timm:vit_tinny"], 2, "closest"),
-        ([*VIT, "--output", "logits"], 2, "the model's output has no part 'logits'; it returns one tensor"),
+        ([*VIT, "--output", "logits"], 2, "the model's output has no part 'logits'; it is one tensor, leave that out"),
         ([*VIT, "--num-extra-tokens", "-1"], 2, "--num-extra-tokens: counts tokens, got -1"),
         ([*VIT, "--target-category", "1000"], 2, "category 1000 is outside 0..999"),
         ([*VIT, "--img", "nowhere.png"], 1, "no image nowhere.png"),
@@ -125,3 +125,18 @@ def test_mistakes_take_one_line(layers: Any, words: list[str], code: int, messag
     assert (made, out) == (code, "")
     assert message in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_random_weights_that_start_at_zero_hide_no_layer(layers: Any) -> None:
+    """A mixer's head starts at zero, and so do the last norms of residual branches elsewhere."""
+    _, out, err = layers("timm:mixer_s32_224")
+    assert err == ""
+    assert "default: norm (" in out
+    _, out, _ = layers("timm:levit_128s")
+    assert row(out, "stages.2.blocks.3.mlp.ln2")[4] == "16 of 16"
+
+
+def test_tokens_given_that_fit_nothing_are_an_error(layers: Any) -> None:
+    code, out, err = layers(*VIT, "--num-extra-tokens", "5")
+    assert (code, out) == (1, "")
+    assert "would fit: --num-extra-tokens 1 (4x4)" in err

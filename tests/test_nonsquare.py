@@ -81,7 +81,7 @@ def laid_out(model: nn.Module, images: Tensor) -> dict[str, tuple[Layout, Tensor
     with forward(model, norms, images, Setup(), roots=False) as seen:
         for name in seen.outputs:
             try:
-                layouts = seen.layouts(name, norms[name])
+                layouts = seen.layouts(name)
             except LayerError as error:  # behind the pooling, or of XCiT's class token alone
                 assert "has a single position" in str(error)  # noqa: PT017
                 continue

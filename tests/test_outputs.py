@@ -112,7 +112,7 @@ class TestSeveral:
             explain(self.wrap, output=output)
 
     def test_a_part_of_a_plain_tensor(self) -> None:
-        with pytest.raises(UsageError, match="no part 'logits'; it returns one tensor"):
+        with pytest.raises(UsageError, match="no part 'logits'; it is one tensor, leave that out"):
             explain(lambda t: t, output="logits")
 
     def test_a_part_that_holds_no_rows(self) -> None:
@@ -130,6 +130,33 @@ def test_forward_gets_its_keyword_arguments() -> None:
     # The default layer is found with the first image and its part of the arguments.
     cam = CAM(seeded(Wrapping(scaled)), forward_kwargs={"factor": 2.0, "per_image": weights})
     assert_close(cam(IMAGES, 1), CAM(seeded(Wrapping(lambda t: t)))(IMAGES, 1))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "output", "sign"), [(lambda t: {"a.b": -t, "c": t}, "a.b", -1), (lambda t: (t, -t), -1, -1)]
+)
+def test_keys_with_dots_and_indices_from_the_end(wrap: Any, output: Output, sign: int) -> None:
+    assert_close(explain(wrap, output=output).logits, sign * EXPECTED.logits)
+
+
+def test_the_others_are_named_as_they_can_be_asked_for() -> None:
+    with pytest.warns(OutputWarning, match=r"explaining 'logits.0'; take another with output=: 'logits.1'"):
+        explain(lambda t: {"logits": (t, -t)})
+    assert_close(explain(lambda t: {"logits": (t, -t)}, output="logits.1").logits, -EXPECTED.logits)
+
+
+def test_heads_with_a_number_per_image_are_no_rows() -> None:
+    """As many heads as images: which is which can't be told from the shapes, and rows it isn't."""
+    with pytest.raises(UsageError, match="holds no row of scores per image"):
+        explain(lambda t: (t[:, 0], t[:, 1]))
+
+
+def test_warnings_point_at_the_caller() -> None:
+    model = seeded(Wrapping(lambda t: (t, -t)))
+    for call in (lambda: CAM(model, target_layers="net.norm1")(IMAGES), lambda: CAM(model).explain(IMAGES)):
+        with pytest.warns(OutputWarning) as caught:
+            call()
+        assert caught[0].filename == __file__
 
 
 class TestPerImage:

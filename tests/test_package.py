@@ -15,10 +15,10 @@ import camkit
 PACKAGE = Path(camkit.__file__).parent
 # Lower rooms never import higher ones.
 FLOORS = [
-    {"errors", "versions", "shapes"},
+    {"errors", "versions", "shapes", "memory"},
     {"layers", "capture", "state", "methods", "maps", "outputs"},
     {"survey", "targets", "objectives"},
-    {"tokens"},
+    {"tokens", "trial"},
     {"layout"},
     {"forward"},
     {"run"},

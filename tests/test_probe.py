@@ -66,6 +66,38 @@ class TestMemory:
         assert default_layer(model, IMAGES, lambda row: row[0]).name == "norm1"
         assert default_layer(model, IMAGES, lambda row: row[7]).name == "norm2"
 
+    def test_a_choice_that_is_dead_for_other_targets_is_made_anew(self) -> None:
+        class Joined(TwoHeads):
+            def forward(self, images: Tensor) -> Tensor:
+                return torch.cat(super().forward(images), 1)
+
+        model = seeded(Joined())
+        assert CAM(model).explain(IMAGES, 7).layers == ("norm2",)
+        shallow = CAM(model).explain(IMAGES, 0)
+        assert shallow.layers == ("norm1",)
+        assert shallow.maps.amax((2, 3)).min() > 0.9
+
+    def test_the_same_cam_looks_again_for_another_function(self) -> None:
+        class Joined(TwoHeads):
+            def forward(self, images: Tensor) -> Tensor:
+                return torch.cat(super().forward(images), 1)
+
+        cam = CAM(seeded(Joined()))
+        assert cam.explain(IMAGES, lambda row: row[0]).layers == ("norm1",)
+        assert cam.explain(IMAGES, lambda row: row[7]).layers == ("norm2",)
+
+    def test_equal_models_are_told_apart(self) -> None:
+        class Equal(SmallCNN):
+            def __eq__(self, other: object) -> bool:
+                return isinstance(other, Equal)
+
+            def __hash__(self) -> int:
+                return 1
+
+        one, other = seeded(Equal()), seeded(Equal())
+        other.norm2 = nn.Identity()
+        assert [default_layer(model, IMAGES).name for model in (one, other)] == ["norm2", "norm1"]
+
     def test_models_are_not_kept_alive(self) -> None:
         import gc
         import weakref
@@ -114,10 +146,15 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
+class LinearWithBN(LinearBatchNorm):
+    """Named as transformers names it."""
+
+
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
         (LinearBatchNorm(), True),
+        (LinearWithBN(), True),
         (PreNorm(), False),
         (GRN(), True),
         (LayerNorm2d(8), True),
@@ -188,3 +225,15 @@ def test_the_default_layer_follows_the_output_that_is_explained() -> None:
     model = seeded(TwoHeads())
     assert default_layer(model, IMAGES, setup=Setup(output=0)).name == "norm1"
     assert default_layer(model, IMAGES, setup=Setup(output=1)).name == "norm2"
+
+
+class Normalize(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - 0.5) / 0.2
+
+
+def test_a_wrapper_that_normalises_the_images_is_no_layer() -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    assert default_layer(seeded(nn.Sequential(Normalize(), *plain)), IMAGES).name == "2"
+    with pytest.raises(LayerError, match="more than one place"):
+        default_layer(seeded(nn.Sequential(Normalize(), nn.Identity(), nn.Flatten(), nn.Linear(768, 4))), IMAGES)

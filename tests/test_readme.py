@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import RESULTS
 from benchmarks.__main__ import markdown as speed_table
+from benchmarks.provenance import RESULTS
 from camkit.cli import COMMANDS, _parser
 from camkit.commands.methods import markdown as method_table
 from camkit.commands.vis_cam import unfold

@@ -14,8 +14,8 @@ from camkit.errors import TokenGridError
 from camkit.forward import Setup, forward
 from camkit.layout import Layout, plan
 from camkit.survey import Survey, survey
-from camkit.tokens import Hints, misfit, token_grid
-from tests.networks import SmallViT, seeded
+from camkit.tokens import Hints, misfit, token_grids
+from tests.networks import SmallCNN, SmallViT, seeded
 
 
 def images(*size: int, batch: int = 2) -> Tensor:
@@ -25,7 +25,7 @@ def images(*size: int, batch: int = 2) -> Tensor:
 def layout(model: nn.Module, layer: str, x: Tensor) -> Layout:
     module = model.get_submodule(layer)
     with forward(model, {layer: module}, x, Setup(), roots=False) as seen:
-        return seen.layouts(layer, module)[layer]
+        return seen.layouts(layer)[layer]
 
 
 @pytest.mark.parametrize(("front", "back"), list(product((0, 1, 3, 12), (0, 1, 10))))
@@ -139,18 +139,18 @@ def test_channels_last_of_a_video() -> None:
         assert plan("layer", nn.Identity(), output, x)["layer"].form == form
 
 
-def test_a_survey_is_made_once_per_size_and_only_where_it_is_needed() -> None:
+def test_the_network_is_surveyed_and_tried_once_per_size() -> None:
     model = seeded(SmallViT((16, 24), 2))
     runs: list[int] = []
     model.head.register_forward_hook(lambda *_: runs.append(1))
     layout(model, "layers.1.ln1", images(16, 24))
-    assert len(runs) == 3
+    assert len(runs) == 1 + 2 + 3
     layout(model, "layers.1.ln1", images(16, 24))
-    assert len(runs) == 4
-    declared = seeded(SmallViT((16, 24), 2, declared=True))
-    declared.head.register_forward_hook(lambda *_: runs.append(1))
-    layout(declared, "layers.1.ln1", images(16, 24))
-    assert len(runs) == 5
+    assert len(runs) == 7
+    plain = seeded(SmallCNN())
+    plain.head.register_forward_hook(lambda *_: runs.append(1))
+    layout(plain, "norm2", images(16, 24))
+    assert len(runs) == 8  # what the type tells needs no trial
 
 
 def test_a_table_of_positions_is_no_extra_token() -> None:
@@ -169,22 +169,18 @@ def test_a_table_of_positions_is_no_extra_token() -> None:
 
 
 def test_what_was_seen_goes_before_the_smallest_number_that_fits() -> None:
-    # 4 x 4 and two tokens, or 3 x 6 on a 24 x 48 input with none: the network knows.
+    # 4 x 4 and three tokens, two in front: the network knows.
     seen = Survey(extra_tokens={19: (2, 1)})
-    assert token_grid("layer", 19, (64, 64), Hints(survey=lambda: seen)) == ((2, 1), (4, 4))
-    assert token_grid("layer", 18, (24, 48), Hints(survey=lambda: Survey(extra_tokens={18: (2, 0)}))) == (
-        (0, 0),
-        (3, 6),
-    )
+    assert token_grids("layer", 19, (64, 64), Hints(survey=lambda: seen))[0] == ((2, 1), (4, 4), False)
 
 
 def test_a_grid_that_could_be_another_is_refused_rather_than_guessed() -> None:
     # A stride of 6.5 gives 4 x 10, rounded down and up; one of 7 gives 5 x 8, rounded up and down.
     with pytest.raises(TokenGridError, match="make no grid"):
-        token_grid("layer", 40, (32, 60), Hints(given=0))
+        token_grids("layer", 40, (32, 60), Hints(given=0))
     for grid in ((4, 10), (5, 8)):
         hints = Hints(given=0, survey=lambda grid=grid: Survey({grid: None}))
-        assert token_grid("layer", 40, (32, 60), hints)[1] == grid
+        assert token_grids("layer", 40, (32, 60), hints)[0] == ((0, 0), grid, True)
 
 
 @pytest.mark.parametrize(

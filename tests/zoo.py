@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.networks import normalised, randomise
+from benchmarks.networks import photographs as photographs
 from camkit.demo_model import LITE0_CONFIG, convert_lite0, find_weights
 
 
@@ -109,32 +108,14 @@ def images(name: str, count: int) -> Tensor:
     return _normalised(network(name), name)[:count].contiguous()
 
 
-@cache
-def photographs() -> tuple[NDArray[np.uint8], ...]:
-    """A cat and a cup, RGB."""
-    from skimage import data
-
-    return data.chelsea(), data.coffee()
-
-
 def layer(name: str, dotted: str) -> nn.Module:
     """The module behind a dotted name."""
     return network(name).get_submodule(dotted)
 
 
 def _normalised(model: nn.Module, name: str) -> Tensor:
-    pixels = torch.from_numpy(np.stack([_square(photo, ZOO[name].size) for photo in photographs()]))
     mean, std = model.get_buffer("data_preprocessor.mean"), model.get_buffer("data_preprocessor.std")
-    return (pixels.permute(0, 3, 1, 2).float() - mean) / std
-
-
-def _square(photo: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The middle square, at ``size`` pixels."""
-    height, width = photo.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = photo[top : top + side, left : left + side]
-    return np.asarray(cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return normalised(ZOO[name].size, mean, std)
 
 
 def _trained_lite0() -> nn.Module:
@@ -154,7 +135,7 @@ def _randomised(name: str) -> nn.Module:
 
     model: nn.Module = get_model(ZOO[name].config, pretrained=False)
     for module in model.modules():
-        _randomise(module)
+        randomise(module)
     # Layers that own loose parameters: class tokens, position embeddings, Swin's bias tables.
     for parameter_name, parameter in model.named_parameters():
         if parameter_name.endswith(("_token", "pos_embed", "relative_position_bias_table")):
@@ -164,25 +145,6 @@ def _randomised(name: str) -> nn.Module:
             queries_and_keys *= ZOO[name].qk_gain
     _calibrate(model, _normalised(model, name))
     return model
-
-
-def _randomise(module: nn.Module) -> None:
-    """Scales at which neither the signal nor its gradient dies or explodes."""
-    match module:
-        case nn.Conv2d():
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        case nn.Linear():
-            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
-        case nn.BatchNorm2d():
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-        case nn.LayerNorm():
-            nn.init.normal_(module.weight, mean=1.0, std=0.2)
-            nn.init.normal_(module.bias, std=0.1)
-        case _:
-            return
-    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-        nn.init.normal_(module.bias, std=0.1)
 
 
 @torch.no_grad()

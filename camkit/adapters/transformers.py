@@ -105,6 +105,9 @@ def load(
     options = dict(options or {})
     if "num_classes" in options:
         options["num_labels"] = options.pop("num_classes")
+    count = options.get("num_labels", 1)
+    if not isinstance(count, int) or count < 1:
+        raise UsageError(f"--cfg-options num_labels={count} is no number of classes")
     config = _config(home, options)
     report, weights = None, None
     if checkpoint is not None:
@@ -228,6 +231,11 @@ def _loaded(weights: Checkpoint, config: Any, home: Path, options: dict[str, Any
         refuse_count(weights.source, options, "num_labels", count)
         model, info = attempt(AutoConfig.from_pretrained(str(home), **_LOCAL, **options, num_labels=count))
     mismatched = sorted(name for name, *_ in info["mismatched_keys"])
+    if options and mismatched:
+        raise UsageError(
+            f"{spelled(options)} doesn't fit the weights {weights.source}: {len(mismatched)} tensors have another shape"
+            f" ({mismatched[0]}, ...); leave it out"
+        )
     report = judge(model, weights, sorted(info["missing_keys"]), mismatched, sorted(info["unexpected_keys"]))
     return model, report
 

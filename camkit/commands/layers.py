@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from camkit.commands import arguments, job
@@ -47,23 +48,28 @@ def main(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         inputs = classifier.prepare(options.img or _noise(Path(folder))).inputs
     setup = arguments.setup(options, classifier)
+    if classifier.checkpoint is None:
+        _enliven(classifier.model)
     choice, problem = None, ""
     try:
         choice = default_layer(classifier.model, inputs, _targets(options), setup)
     except LayerError as error:
+        if options.num_extra_tokens is not None:
+            raise
         problem = str(error)
     default = choice.name if choice else None
     found = candidates(classifier.model, inputs, _targets(options), setup, whole=options.all)
+    with forward(classifier.model, {}, inputs, setup, roots=False) as seen:
+        taken = answer(seen.output, len(inputs), setup.output)
     if options.json:
-        print(json.dumps(as_json(found, default, inputs), indent=2))
+        about = {"input": list(inputs.shape[1:]), "output": taken.name, "other_outputs": list(taken.others)}
+        print(json.dumps(about | {"default": default, "problem": problem or None, "layers": as_json(found, default)}))
     else:
         names = [candidate.name for candidate in found]
         rows = [_row(candidate, default) for candidate in found]
         show(HEADINGS, rows, highlighted=names.index(default) if default in names else None)
         print(f"\ninput: {as_text(inputs.shape[1:])}")
-        with forward(classifier.model, {}, inputs, setup, roots=False) as seen:
-            found_output = answer(seen.output, len(inputs), setup.output)
-        job.report_output(classifier, found_output.name, found_output.others)
+        job.report_output(classifier, taken.name, taken.others)
         if choice:
             print(f"default: {choice.name} ({choice.why})")
     if problem:
@@ -82,28 +88,24 @@ def candidates(model: nn.Module, inputs: Tensor, targets: Any, setup: Setup, *, 
     return found + idle
 
 
-def as_json(found: Sequence[Candidate], default: str | None, inputs: Tensor) -> dict[str, Any]:
+def as_json(found: Sequence[Candidate], default: str | None) -> list[dict[str, Any]]:
     """What the table says, for programs."""
-    return {
-        "input": list(inputs.shape[1:]),
-        "default": default,
-        "layers": [
-            {
-                "name": each.name,
-                "type": type(each.module).__name__,
-                "norm": is_norm(each.module),
-                "output": list(each.shape),
-                "form": each.layout and each.layout.form,
-                "grid": each.layout and list(each.layout.grid),
-                "extra_tokens": each.layout and list(each.layout.extra_tokens),
-                "live_places": each.live_places,
-                "live": each.is_live,
-                "default": each.name == default,
-                "problem": _problem(each) or None,
-            }
-            for each in found
-        ],
-    }
+    return [
+        {
+            "name": each.name,
+            "type": type(each.module).__name__,
+            "norm": is_norm(each.module),
+            "output": list(each.shape),
+            "form": each.layout and each.layout.form,
+            "grid": each.layout and list(each.layout.grid),
+            "extra_tokens": each.layout and list(each.layout.extra_tokens),
+            "live_places": each.live_places,
+            "live": each.is_live,
+            "default": each.name == default,
+            "problem": _problem(each) or None,
+        }
+        for each in found
+    ]
 
 
 def _row(each: Candidate, default: str | None) -> tuple[str, ...]:
@@ -126,6 +128,14 @@ def _problem(each: Candidate) -> str:
 
 def _targets(options: argparse.Namespace) -> list[list[int]] | None:
     return job.targets(options.target_category)
+
+
+def _enliven(model: nn.Module) -> None:
+    """Give random weights that start at zero a value: behind them, no layer of the network would be live."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.endswith("bias") and not parameter.any():
+                nn.init.ones_(parameter) if parameter.ndim == 1 else nn.init.normal_(parameter, std=0.02)
 
 
 def _noise(folder: Path) -> str:
