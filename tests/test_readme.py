@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import markdown as speed_table
-from benchmarks.provenance import RESULTS
 from camkit.cli import COMMANDS, _parser
-from camkit.commands.methods import markdown as method_table
 from camkit.commands.vis_cam import unfold
+from docs.make import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -27,9 +24,8 @@ EXAMPLES = [line.partition("#")[0].strip() for line in SHELL]
 
 
 def test_tables_are_as_a_run_of_docs_make_leaves_them() -> None:
-    rows = json.loads((RESULTS / "speed.json").read_text())["rows"]
-    assert f"<!-- methods -->\n{method_table()}\n<!-- /methods -->" in README
-    assert f"<!-- speed -->\n{speed_table(rows)}\n<!-- /speed -->" in README
+    for name, table in tables().items():
+        assert f"<!-- {name} -->\n{table}\n<!-- /{name} -->" in README
 
 
 @pytest.mark.parametrize("line", [line for line in EXAMPLES if line.startswith("camkit ")])

@@ -34,13 +34,10 @@ def main() -> None:
         torch.set_num_threads(1)
         torch.save(recipe.train().state_dict(), recipe.CHECKPOINT)
         print(f"wrote: {recipe.CHECKPOINT}")
-    model = recipe.load()
     if options.picture:
-        camkit.save_picture(
-            options.picture, picture(model, measure.sample("held-out", measure.SIZES[0]), options.canvas)
-        )
-        print(f"wrote: {options.picture}")
+        draw(options.picture, options.canvas)
         return
+    model = recipe.load()
     rows, network = measure.rows(model, options.split), measure.recognition(model, options.split)
     table = measure.markdown(rows, network)
     print(table)
@@ -56,6 +53,12 @@ def main() -> None:
     (RESULTS / "digits.json").write_text(json.dumps(content, indent=2) + "\n")
     (RESULTS / "digits.md").write_text(page(table))
     print(f"wrote: {RESULTS / 'digits.json'}, {RESULTS / 'digits.md'}")
+
+
+def draw(path: Path, canvas: int = 5) -> None:
+    """Draw a held-out canvas and its maps, of one with both digits easy to read."""
+    camkit.save_picture(path, picture(recipe.load(), measure.sample("held-out", measure.SIZES[0]), canvas))
+    print(f"wrote: {path}")
 
 
 def page(table: str) -> str:
