@@ -18,7 +18,7 @@ from camkit.layout import Layout
 from camkit.outputs import answer
 from camkit.run import backward, gradient_or_zero
 from camkit.shapes import Images
-from camkit.targets import Targets, rows, score
+from camkit.targets import Targets, require_finite, rows, score
 from camkit.tokens import as_text
 
 
@@ -97,11 +97,12 @@ def probe(
     setup = replace((setup or Setup()).first_of(len(images)), reshape_transform=None)
     with forward(model, layers, images[:1], setup, roots=True) as seen:
         found = answer(seen.output, 1, setup.output)
-        _, scores = score(found.rows, wanted and wanted[:1])
+        _, scores = score(found.rows, None if wanted is None else wanted[:1])
+        require_finite(scores)
         kept = [leaf for leaf in tree_leaves(dict(seen.outputs)) if is_float(leaf)]
         gradients: Sequence[Tensor | None] = (None,) * len(kept)
         if kept and scores.requires_grad:
-            gradients, _ = backward(scores.sum(), kept)
+            gradients = backward(scores.sum(), kept)
         of = {id(leaf): gradient for leaf, gradient in zip(kept, gradients, strict=True)}
         return [each for name in seen.outputs for each in _candidates(seen, name, layers[name], of)]
 
