@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.__main__ import RESULTS
-from benchmarks.__main__ import markdown as speed_table
+from benchmarks.speed.charts import bars
+from benchmarks.speed.files import CHART, load
+from benchmarks.speed.table import readme as speed_table
 from camkit.cli import main as camkit
 from camkit.commands.methods import markdown as method_table
 
@@ -19,8 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def filled(text: str) -> str:
     """README's text with the tables between its markers as they are now."""
-    rows = json.loads((RESULTS / "speed.json").read_text())["rows"]
-    for name, table in (("methods", method_table()), ("speed", speed_table(rows))):
+    for name, table in (("methods", method_table()), ("speed", speed_table(load()))):
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         # The tables hold no backslashes, so they can be a replacement pattern.
         text, count = marked.subn(rf"\g<1>{table}\n\g<2>", text)
@@ -30,11 +29,12 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    """Write docs/grid.jpg and README.md."""
+    """Write docs/grid.jpg, docs/speed.png and README.md."""
     with tempfile.TemporaryDirectory() as folder:
         if camkit(["demo", "--out", folder]):
             raise SystemExit(1)
         Image.open(f"{folder}/grid.png").save(ROOT / "docs" / "grid.jpg", quality=85)
+    bars(load()["speed"]["rows"], CHART)
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text()))
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import RESULTS
-from benchmarks.__main__ import markdown as speed_table
+from benchmarks.speed.files import load
+from benchmarks.speed.table import readme as speed_table
 from camkit.cli import COMMANDS, _parser
 from camkit.commands.methods import markdown as method_table
 from camkit.commands.vis_cam import unfold
@@ -27,9 +26,8 @@ EXAMPLES = [line.partition("#")[0].strip() for line in SHELL]
 
 
 def test_tables_are_as_a_run_of_docs_make_leaves_them() -> None:
-    rows = json.loads((RESULTS / "speed.json").read_text())["rows"]
     assert f"<!-- methods -->\n{method_table()}\n<!-- /methods -->" in README
-    assert f"<!-- speed -->\n{speed_table(rows)}\n<!-- /speed -->" in README
+    assert f"<!-- speed -->\n{speed_table(load())}\n<!-- /speed -->" in README
 
 
 @pytest.mark.parametrize("line", [line for line in EXAMPLES if line.startswith("camkit ")])
