@@ -1,123 +1,151 @@
-"""GradCAM and the other methods on ResNet-50: camkit beside grad-cam and a plain forward, interleaved in one process.
+"""How fast camkit is and how much memory it takes, beside a plain forward, grad-cam, torchcam and Captum.
 
-Every round runs each contestant once, in a new order, so that whatever slows the machine slows all of them alike and
-nobody always runs on the caches that the same other one left. Reported are the median and the quartiles of the seconds
-per call, and the ratio of the medians to the plain forward's.
+Everybody explains the same images with the same network, interleaved, in one process per cell. Without PART all parts
+run, which takes 25 minutes on two cores; --quick measures less in 3, --smoke only shows that everything works. Whole
+runs are kept in benchmarks/results and drawn to docs/speed.png; others go where they say.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
-import statistics
-import time
-from collections.abc import Callable
-from functools import partial
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-import camkit
 from benchmarks.provenance import RESULTS, machine
-from camkit.adapters.torchvision_shim import ensure_torchvision
+from benchmarks.speed import cells, memory, scaling
+from benchmarks.speed.charts import bars, lines
+from benchmarks.speed.files import CHART, MEASURED, load
+from benchmarks.speed.isolated import isolated
+from benchmarks.speed.measure import rows_of
+from benchmarks.speed.soak import soak
+from benchmarks.speed.startup import startup
+from benchmarks.speed.table import full, readme
+from benchmarks.speed.targets import judged
 
-LAYER = "layer4.2"
-
-
-def main() -> None:
-    """Measure, print a table, write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=RESULTS / "speed.json")
-    options = parser.parse_args()
-    ensure_torchvision()
-    rows = [row for batch in options.batch for row in measure(batch, options.rounds)]
-    print(markdown(rows))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
-    print(f"wrote: {options.out}")
+PEERS = ("grad-cam", "torchcam", "captum")
+PARTS = (*MEASURED, "charts")
 
 
-def measure(batch: int, rounds: int) -> list[dict[str, Any]]:
-    """One row per contestant."""
-    from torchvision.models import resnet50
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
 
-    torch.manual_seed(0)
-    model = resnet50().eval()
-    images = torch.randn(batch, 3, 224, 224)
-    field = contestants(model, images)
-    seconds: dict[str, list[float]] = {name: [] for name in field}
-    order = list(field)
-    shuffle = random.Random(0).shuffle
-    for index in range(rounds + 2):
-        shuffle(order)
-        for name in order:
-            start = time.perf_counter()
-            field[name]()
-            if index >= 2:  # the first two rounds warm up
-                seconds[name].append(time.perf_counter() - start)
-    plain = statistics.median(seconds["plain forward"])
-    return [
-        {
-            "network": "ResNet-50",
-            "layer": LAYER,
-            "batch": batch,
-            "contestant": name,
-            "seconds": statistics.median(taken),
-            "quartiles": statistics.quantiles(taken)[::2],
-            "ratio": statistics.median(taken) / plain,
-        }
-        for name, taken in seconds.items()
-    ]
+    speed: tuple[cells.Cell, ...]
+    memory: tuple[cells.Cell, ...]
+    soak: int
+    startup: int
+    vis_cam: bool
+    scaling: tuple[scaling.Axis, ...]
+    network: str
+    rounds: int
 
 
-def contestants(model: nn.Module, images: torch.Tensor) -> dict[str, Callable[[], Any]]:
-    """Name to call; all explain category 281 of every image."""
-    import pytorch_grad_cam
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    layer = model.get_submodule(LAYER)
-    category = [281] * len(images)
-
-    def forward() -> torch.Tensor:
-        with torch.inference_mode():
-            logits: torch.Tensor = model(images)
-            return logits
-
-    field: dict[str, Callable[[], Any]] = {"plain forward": forward}
-    for method in camkit.METHODS.values():
-        ours = camkit.CAM(model, method, [LAYER])
-        theirs = getattr(pytorch_grad_cam, method.identifier)(
-            model=model, target_layers=[layer], reshape_transform=torch.clone
-        )
-        # The peer's hooks stay on the model as long as it lives: they come off around everyone else's turn.
-        theirs.activations_and_grads.release()
-        field[f"camkit {method.name}"] = partial(ours, images, category)
-        targets = [ClassifierOutputTarget(each) for each in category]
-        field[f"grad-cam {method.name}"] = partial(_hooked, theirs, layer, images, targets)
-    return field
+PLANS = {
+    "full": Plan(cells.FULL, memory.FULL, 3000, 3, True, scaling.FULL, "resnet50", 5),
+    "quick": Plan(cells.QUICK, memory.QUICK, 300, 1, False, scaling.QUICK, "resnet50", 3),
+    "smoke": Plan(cells.SMOKE, memory.SMOKE, 150, 1, False, scaling.SMOKE, "tiny", 2),
+}
 
 
-def _hooked(peer: Any, layer: nn.Module, images: torch.Tensor, targets: list[Any]) -> Any:
-    from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, print the targets, write JSON, Markdown and charts."""
+    options = _options(words)
+    plan = PLANS["smoke" if options.smoke else "quick" if options.quick else "full"]
+    whole = plan is PLANS["full"] and not options.only
+    folder = options.out or (RESULTS if whole else Path(tempfile.mkdtemp(prefix="camkit-benchmarks-")))
+    kept = folder.resolve() == RESULTS.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in options.parts:
+        if part in MEASURED:
+            # Where it was measured is asked for first: a commit made meanwhile isn't the one that was measured.
+            found = {"machine": where(options.device)}
+            found |= measured(part, plan, options.device, options.only or [])
+            (folder / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n")
+    results = load(folder)
+    if not results:
+        raise SystemExit(f"nothing was measured in {folder} yet")
+    (folder / "speed.md").write_text(full(results))
+    if "charts" in options.parts:
+        if "speed" in results:
+            bars(results["speed"]["rows"], CHART if kept else folder / CHART.name)
+        if "scaling" in results:
+            lines(results["scaling"]["rows"], folder / "scaling.png")
+    print(readme(results))
+    print(f"wrote: {folder}")
 
-    peer.activations_and_grads = ActivationsAndGradients(peer.model, [layer], torch.clone)
+
+def _options(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one or several of: {', '.join(PARTS)}")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="less of everything, in 3 minutes")
+    size.add_argument("--smoke", action="store_true", help="a tiny network, 2 rounds: does it work?")
+    parser.add_argument("--only", nargs="+", metavar="CELL", help="parts of cells' names, such as swin or b16-methods")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, help="a folder for the results")
+    options = parser.parse_args(words)
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
+    options.parts = options.parts or list(PARTS)
+    return options
+
+
+def measured(part: str, plan: Plan, device: str, only: Sequence[str]) -> dict[str, Any]:
+    """One part's results."""
+    match part:
+        case "speed":
+            return {"rows": judged(rows_of(_chosen(plan.speed, only), device))}
+        case "memory":
+            return {"rows": judged(memory.rows_of(_chosen(plan.memory, only), device), of_memory=True)}
+        case "soak":
+            return isolated(soak, plan.soak, device)
+        case "startup":
+            return startup(plan.startup, vis_cam=plan.vis_cam)
+        case _:
+            return {"rows": scaling.scaling(plan.scaling, plan.network, plan.rounds, device)}
+
+
+def _chosen(all_cells: Sequence[cells.Cell], only: Sequence[str]) -> list[cells.Cell]:
+    chosen = [cell for cell in all_cells if not only or any(part in cell.name for part in only)]
+    if not chosen:
+        raise SystemExit(f"no cell's name holds {' or '.join(only)}; there are: {', '.join(c.name for c in all_cells)}")
+    return chosen
+
+
+def where(device: str) -> dict[str, Any]:
+    """What the numbers are taken on."""
+    found = machine(*(peer for peer in PEERS if _installed(peer))) | {"device": device, "model": _processor()}
+    changes = subprocess.run(
+        ["git", "status", "--porcelain", ":/camkit"], capture_output=True, text=True, check=False, cwd=RESULTS
+    )
+    found["changed"] = bool(changes.stdout.strip())  # the commit alone doesn't say what was measured
+    if device == "cuda":
+        found["model"] = torch.cuda.get_device_name()
+    return found
+
+
+def _installed(package: str) -> bool:
     try:
-        return peer(images, targets)
-    finally:
-        peer.activations_and_grads.release()
-        peer.model.zero_grad(set_to_none=True)
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table as it stands in README.md."""
-    lines = ["| batch | who and what | ms | x plain forward |", "| --- | --- | --- | --- |"]
-    lines += [f"| {r['batch']} | {r['contestant']} | {1000 * r['seconds']:.0f} | {r['ratio']:.2f} |" for r in rows]
-    return "\n".join(lines)
+def _processor() -> str:
+    lines_ = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines_ if line.startswith("model name")), "")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from camkit.cam import CAM as CAM
     from camkit.cam import Explanation as Explanation
+    from camkit.compose import explain as explain
     from camkit.errors import CamkitError as CamkitError
     from camkit.errors import CamkitWarning as CamkitWarning
     from camkit.errors import CheckpointError as CheckpointError
@@ -46,6 +47,7 @@ _HOMES = {
     "Method": "methods",
     "EigenSmooth": "smoothing",
     "AugSmooth": "smoothing",
+    "explain": "compose",
     "overlay": "render",
     "grid": "render",
     "save_picture": "save",

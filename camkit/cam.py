@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from camkit.errors import CamkitError, EmptyMapWarning, LayerError, NonFiniteError, OutputWarning, UsageError
+from camkit.errors import CamkitError, EmptyMapWarning, LayerError, OutputWarning, UsageError
+from camkit.evidence import Maps, maps_of
 from camkit.forward import Setup, as_input
 from camkit.layers import LIST_LAYERS, Layer, is_norm, resolve, unwrap
 from camkit.layout import ReshapeTransform
-from camkit.maps import NORMALISE_EPS, finish
+from camkit.maps import finish
 from camkit.methods import Method, Reduction, find_method
 from camkit.outputs import Output
 from camkit.probe import default_layer, forget, has_functions, modules_of, probe
 from camkit.run import Pass, run
 from camkit.shapes import Images, Scores, TargetMaps
-from camkit.targets import Chosen, Targets, is_nested
+from camkit.targets import Chosen, Targets, is_nested, require_finite
 from camkit.versions import versions
 
 
@@ -111,6 +111,9 @@ class CAM:
     def __call__(self, images: Images, targets: Targets = None) -> Tensor:
         """Finished maps of ``images``.
 
+        On an accelerator nothing here waits for the device: NaN stays NaN, and empty maps aren't warned of, as
+        looking would be waiting. :meth:`explain` looks on every device.
+
         Args:
             images: (B, C, H, W) or (B, C, D, H, W), normalised as the model takes them.
             targets: None for each image's own top class, one class index for all, one per image, a list per image, or
@@ -125,7 +128,7 @@ class CAM:
             NonFiniteError: NaN or infinity in scores, activations or gradients.
             ForwardError: the model's own forward fails on the images.
         """
-        explanation = self.compute(images, targets)
+        explanation = self.compute(images, targets, check=as_input(self.model, images).device.type == "cpu")
         explanation.warn(stacklevel=2)
         return explanation.maps if is_nested(targets) else explanation.maps[:, 0]
 
@@ -151,44 +154,75 @@ class CAM:
             self._last = asked, resolve(self.model, choice.name)
         return self._last[1]
 
-    def compute(self, images: Images, targets: Targets = None, reduction: Reduction | None = None) -> Explanation:
-        """What :meth:`explain` does, without its warnings; wrappers pass the ``reduction`` they put in place."""
+    def compute(self, images: Images, targets: Targets = None, *, check: bool = True) -> Explanation:
+        """What :meth:`explain` does, without its warnings; without ``check`` nothing waits for the device."""
+        return self.compute_all(images, targets, [self.method], check=check)[0]
+
+    def compute_all(
+        self,
+        images: Images,
+        targets: Targets,
+        methods: Sequence[Method],
+        reduction: Reduction | None = None,
+        *,
+        check: bool = True,
+    ) -> list[Explanation]:
+        """An explanation per method, all from one forward and one backward.
+
+        Args:
+            images: as in calling the CAM.
+            targets: as in calling the CAM.
+            methods: in place of the CAM's own.
+            reduction: in place of the methods' own; what wrappers pass.
+            check: look at the maps: NaN is an error, and empty ones are described. Waits for the device.
+        """
         images = as_input(self.model, images)
         layers = self.target_layers(images, targets)
         try:
-            found = self._compute(layers, images, targets, reduction)
+            found = self._compute(layers, images, targets, methods, reduction, check=check)
         except LayerError as error:
             again = self._chosen_anew(layers, images, targets)
             if again is None:
                 raise type(error)(f"{error}{self._alternatives(images, targets)}") from error
         else:
-            is_dead = len(found.empty) == found.scores.numel()
+            is_dead = all(len(each.empty) == each.scores.numel() for each in found)
             again = self._chosen_anew(layers, images, targets) if is_dead else None
             if again is None:
                 return found
-        return self._compute(again, images, targets, reduction)
+        return self._compute(again, images, targets, methods, reduction, check=check)
 
     def _compute(
-        self, layers: dict[str, nn.Module], images: Images, targets: Targets, reduction: Reduction | None
-    ) -> Explanation:
-        needed = self.method.needs_gradients
+        self,
+        layers: dict[str, nn.Module],
+        images: Images,
+        targets: Targets,
+        methods: Sequence[Method],
+        reduction: Reduction | None,
+        *,
+        check: bool,
+    ) -> list[Explanation]:
+        needed = any(method.needs_gradients for method in methods)
         with run(self.model, layers, images, targets, self.setup, gradients=needed) as evidence:
-            raw, empty = self._maps(evidence, reduction or self.method.reduction)
-        size = images.shape[2:]
-        flat = [maps.flatten(0, 1) for maps in raw.values()]
+            if check:
+                require_finite(evidence.scores)
+            made = maps_of(evidence, methods, reduction, check=check)
+        return [self._explanation(maps, evidence, images.shape[2:]) for maps in made]
+
+    def _explanation(self, maps: Maps, evidence: Pass, size: Sequence[int]) -> Explanation:
+        flat = [each.flatten(0, 1) for each in maps.raw.values()]
         return Explanation(
             maps=finish(flat, size).reshape(*evidence.scores.shape, *size),
-            raw=raw,
+            raw=maps.raw,
             logits=evidence.logits,
             scores=evidence.scores,
             targets=evidence.chosen,
-            method=self.method.name,
-            layers=tuple(raw),
+            method=maps.method.name,
+            layers=tuple(maps.raw),
             smoothing=(),
             versions=dict(versions()),
             output=evidence.answer.name,
             other_outputs=evidence.answer.others,
-            empty=empty,
+            empty=maps.empty,
         )
 
     def _chosen_anew(
@@ -210,59 +244,3 @@ class CAM:
         except CamkitError:  # the error that is being reported says more
             live = []
         return f"; live norm layers: {', '.join(map(repr, live[-3:]))}; {LIST_LAYERS}" if live else f"; {LIST_LAYERS}"
-
-    def _maps(self, evidence: Pass, reduction: Reduction) -> tuple[dict[str, Tensor], dict[tuple[int, int], str]]:
-        """Signed maps (B, T, *spatial) per layer, and a line for every one of which nothing would be left."""
-        found: dict[str, list[Tensor]] = {name: [] for name in evidence.activations}
-        reasons: dict[tuple[int, int], list[str]] = {}
-        for target in range(evidence.scores.shape[1]):
-            # Without gradients every target has the same map: it is made once.
-            if target and not self.method.needs_gradients:
-                for maps in found.values():
-                    maps.append(maps[0])
-                reasons |= {(image, target): lines for (image, first), lines in reasons.items() if first == 0}
-                continue
-            gradients = evidence.gradients(target) if self.method.needs_gradients else evidence.activations
-            for name, activations in evidence.activations.items():
-                raw = reduction(self.method.weigh(activations, gradients[name]))
-                found[name].append(raw)
-                for image, reason in _diagnose(name, raw, activations, gradients[name]).items():
-                    reasons.setdefault((image, target), []).append(reason)
-        empty = {
-            (image, target): f"the map of image {image}, target {target} is empty: {'; '.join(lines)}"
-            for (image, target), lines in sorted(reasons.items())
-            if len(lines) == len(found)
-        }
-        return {name: torch.stack(maps, 1) for name, maps in found.items()}, empty
-
-
-def _diagnose(name: str, raw: Tensor, activations: Tensor, gradients: Tensor) -> dict[int, str]:
-    """Image to the reason why nothing would be left of its signed map in layer ``name``.
-
-    Raises:
-        NonFiniteError: NaN or infinity, with the image and the tensor it first appears in.
-    """
-    lowest, highest = raw.flatten(1).aminmax(dim=1)
-    reasons = {}
-    for image, (low, high) in enumerate(zip(lowest.tolist(), highest.tolist(), strict=True)):
-        if not abs(high - low) < float("inf"):
-            tensors = {"activations": activations, "gradient": gradients}
-            broken = [kind for kind, tensor in tensors.items() if not tensor[image].isfinite().all()]
-            where = broken[0] if broken else "weighted activations"
-            raise NonFiniteError(
-                f"NaN or infinity in the {where} of layer {name!r}, image {image}: check the checkpoint and the "
-                "precision (bfloat16 or float32 instead of float16)"
-            )
-        if high > low and high >= NORMALISE_EPS**2:
-            continue
-        if not activations[image].any():
-            reasons[image] = f"the activations of {name!r} are all zero"
-        elif not gradients[image].any():
-            reasons[image] = f"the gradient in {name!r} is all zero"
-        elif 0 < high < NORMALISE_EPS**2:
-            reasons[image] = f"the evidence in {name!r} is too small to show ({high:.1g} at most)"
-        elif high == low:
-            reasons[image] = f"the evidence in {name!r} is the same everywhere"
-        else:
-            reasons[image] = f"the evidence in {name!r} is negative everywhere"
-    return reasons

@@ -19,7 +19,7 @@ from camkit.memory import PerModel
 from camkit.outputs import answer
 from camkit.run import backward, gradient_or_zero
 from camkit.shapes import Images
-from camkit.targets import Targets, rows, score
+from camkit.targets import Targets, require_finite, rows, score
 from camkit.tokens import as_text
 
 
@@ -103,10 +103,11 @@ def probe(
     with forward(model, layers, images, setup, roots=True) as seen:
         found = answer(seen.output, len(images), setup.output)
         _, scores = score(found.rows, wanted)
+        require_finite(scores)
         kept = [leaf for leaf in tree_leaves(dict(seen.outputs)) if is_float(leaf)]
         gradients: Sequence[Tensor | None] = (None,) * len(kept)
         if kept and scores.requires_grad:
-            gradients, _ = backward(scores.sum(), kept)
+            gradients = backward(scores.sum(), kept)
         of = {id(leaf): gradient for leaf, gradient in zip(kept, gradients, strict=True)}
         return [each for name in seen.outputs for each in _candidates(seen, name, layers[name], of)]
 

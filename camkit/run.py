@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,15 +12,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from camkit.capture import is_float
-from camkit.errors import LayerError
+from camkit.errors import LayerError, is_out_of_memory
 from camkit.forward import Seen, Setup, forward
 from camkit.layout import Layout
 from camkit.outputs import Answer, answer
 from camkit.shapes import Activations, Images
-from camkit.targets import Target, Targets, rows, score
+from camkit.targets import Rows, Targets, rows, score
 
 HALF_PRECISION_SCALE = 1024.0
 """Gradients of float16 networks are computed this much larger, as most of them lie below float16's normal range."""
+BACKWARD_BYTES = 64 * 2**20
+"""Several targets share a backward as long as their gradients in the target layers take no more memory than this."""
 
 
 class Pass:
@@ -40,7 +43,7 @@ class Pass:
         found: Answer,
         outputs: Mapping[str, Any],
         layouts: Mapping[str, Mapping[str, Layout]],
-        wanted: list[list[Target]] | None,
+        wanted: Rows | None,
     ) -> None:
         self.answer = found
         self.chosen, self._scores = score(found.rows, wanted)
@@ -51,27 +54,33 @@ class Pass:
         self._outputs = outputs
         self.activations: dict[str, Activations] = self._laid_out({n: _detached(outputs[n]) for n in layouts})
 
-    def gradients(self, target: int) -> dict[str, Activations]:
-        """Gradient of every image's score number ``target`` in every layer, laid out like the activations.
+    def gradients(self) -> Iterator[dict[str, Activations]]:
+        """For one target after the other, the gradient of every image's score of it in every layer.
+
+        Laid out like the activations. Several targets share a backward as long as their gradients fit in
+        :data:`BACKWARD_BYTES`.
 
         Raises:
-            LayerError: the score doesn't depend on a layer.
+            LayerError: a score doesn't depend on a layer.
         """
         kept = {name: [leaf for leaf in tree_leaves(self._outputs[name]) if is_float(leaf)] for name in self._branches}
         leaves = [leaf for layer in kept.values() for leaf in layer]
-        total = self._scores[:, target].sum()
-        if not total.requires_grad:
+        if not self._scores.requires_grad:
             raise LayerError(f"no gradient reaches {_names(kept)}: the layer runs after the score, or under no_grad")
-        found, scale = backward(total, leaves, retain=target < self._scores.shape[1] - 1)
-        of = {id(leaf): gradient for leaf, gradient in zip(leaves, found, strict=True)}
-        unused = [name for name, layer in kept.items() if all(of[id(leaf)] is None for leaf in layer)]
-        if unused:
-            raise LayerError(f"the score doesn't depend on {_names(unused)}: choose a layer that runs before it")
-        laid_out = self._laid_out(
-            {name: tree_map(lambda leaf: gradient_or_zero(leaf, of), self._outputs[name]) for name in self._branches}
-        )
-        # Dividing copies, so it is left out where there is nothing to divide by.
-        return laid_out if scale == 1 else {name: gradient / scale for name, gradient in laid_out.items()}
+        count = self._scores.shape[1]
+        together = max(1, BACKWARD_BYTES // sum(leaf.numel() * leaf.element_size() for leaf in leaves))
+        for first in range(0, count, together):
+            targets = range(first, min(first + together, count))
+            found = _backwards(self._scores, leaves, targets, retain=targets.stop < count)
+            for gradients in found:
+                of = {id(leaf): gradient for leaf, gradient in zip(leaves, gradients, strict=True)}
+                unused = [name for name, layer in kept.items() if all(of[id(leaf)] is None for leaf in layer)]
+                if unused:
+                    raise LayerError(
+                        f"the score doesn't depend on {_names(unused)}: choose a layer that runs before it"
+                    )
+                fill = partial(gradient_or_zero, of=of)
+                yield self._laid_out({name: tree_map(fill, self._outputs[name]) for name in kept})
 
     def _laid_out(self, outputs: Mapping[str, Any]) -> dict[str, Activations]:
         return {
@@ -81,14 +90,39 @@ class Pass:
         }
 
 
-def backward(
-    total: Tensor, leaves: Sequence[Tensor], *, retain: bool = False
-) -> tuple[tuple[Tensor | None, ...], float]:
-    """Gradients of ``total`` in ``leaves`` (None: it doesn't depend on one), and the factor they are too large by."""
-    scale = HALF_PRECISION_SCALE if total.dtype == torch.float16 else 1.0
-    return torch.autograd.grad(
-        total, leaves, torch.full_like(total, scale), retain_graph=retain, allow_unused=True
-    ), scale
+def backward(total: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Gradients of ``total`` in ``leaves``; None where it doesn't depend on one."""
+    return next(iter(_backwards(total.reshape(1, 1), leaves, range(1), retain=False)))
+
+
+def _backwards(
+    scores: Tensor, leaves: Sequence[Tensor], targets: range, *, retain: bool
+) -> Iterator[tuple[Tensor | None, ...]]:
+    """Per target, the gradients of its scores (B, T) in the leaves."""
+    scale = HALF_PRECISION_SCALE if scores.dtype == torch.float16 else 1.0
+    wanted = torch.zeros(len(targets), *scores.shape, dtype=scores.dtype, device=scores.device)
+    for index, target in enumerate(targets):
+        wanted[index, :, target] = scale
+
+    def ask(outputs: Tensor, *, batched: bool, keep: bool) -> tuple[Tensor | None, ...]:
+        found = torch.autograd.grad(
+            scores, leaves, outputs, retain_graph=keep, allow_unused=True, is_grads_batched=batched
+        )
+        # Dividing copies, so it is left out where there is nothing to divide by.
+        return found if scale == 1 else tuple(None if each is None else each.float() / scale for each in found)
+
+    if len(targets) > 1:
+        try:
+            found = ask(wanted, batched=True, keep=True)  # the graph is needed again where this fails
+        except RuntimeError as error:
+            # Some operations can't be batched over; one backward after the other gives the same.
+            if is_out_of_memory(error):
+                raise
+        else:
+            yield from (tuple(None if each is None else each[index] for each in found) for index in range(len(targets)))
+            return
+    for index in range(len(targets)):
+        yield ask(wanted[index], batched=False, keep=retain or index < len(targets) - 1)
 
 
 def gradient_or_zero(leaf: Any, of: Mapping[int, Tensor | None]) -> Any:

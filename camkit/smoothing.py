@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from camkit.cam import CAM, Explanation
 from camkit.errors import UsageError
-from camkit.methods import Reduction, principal_component
+from camkit.methods import Method, Reduction, principal_component
 from camkit.shapes import Images
 from camkit.targets import Targets, rows
 
@@ -37,13 +38,24 @@ class Wrapper(CAM):
         """See :meth:`camkit.CAM.target_layers`."""
         return self.cam.target_layers(images, targets)
 
-    def compute(self, images: Images, targets: Targets = None, reduction: Reduction | None = None) -> Explanation:
-        """See :meth:`camkit.CAM.compute`."""
+    def compute_all(
+        self,
+        images: Images,
+        targets: Targets,
+        methods: Sequence[Method],
+        reduction: Reduction | None = None,
+        *,
+        check: bool = True,
+    ) -> list[Explanation]:
+        """See :meth:`camkit.CAM.compute_all`."""
         if not self.enabled:
-            return self.cam.compute(images, targets, reduction)
-        return replace(self.smooth(images, targets, reduction), smoothing=self.smoothing)
+            return self.cam.compute_all(images, targets, methods, reduction, check=check)
+        smooth = self.smooth(images, targets, methods, reduction, check=check)
+        return [replace(explanation, smoothing=self.smoothing) for explanation in smooth]
 
-    def smooth(self, images: Images, targets: Targets, reduction: Reduction | None) -> Explanation:
+    def smooth(
+        self, images: Images, targets: Targets, methods: Sequence[Method], reduction: Reduction | None, *, check: bool
+    ) -> list[Explanation]:
         """What the wrapper adds."""
         raise NotImplementedError
 
@@ -58,9 +70,11 @@ class EigenSmooth(Wrapper):
         enabled: False makes it equal to ``cam``.
     """
 
-    def smooth(self, images: Images, targets: Targets, reduction: Reduction | None) -> Explanation:
+    def smooth(
+        self, images: Images, targets: Targets, methods: Sequence[Method], reduction: Reduction | None, *, check: bool
+    ) -> list[Explanation]:
         """The wrapped CAM with the other reduction."""
-        return self.cam.compute(images, targets, principal_component)
+        return self.cam.compute_all(images, targets, methods, principal_component, check=check)
 
 
 @dataclass(frozen=True)
@@ -92,25 +106,68 @@ class AugSmooth(Wrapper):
     Args:
         cam: what to wrap.
         enabled: False makes it equal to ``cam``.
+        chunk_size: how many images go through the network at a time, at most; at least one view of all images does.
     """
 
-    def smooth(self, images: Images, targets: Targets, reduction: Reduction | None) -> Explanation:
+    def __init__(self, cam: CAM, *, enabled: bool = True, chunk_size: int = 8) -> None:
+        super().__init__(cam, enabled=enabled)
+        if not isinstance(chunk_size, int) or chunk_size < 1:
+            raise UsageError(f"chunk_size counts images, got {chunk_size!r}")
+        self.chunk_size = chunk_size
+
+    def smooth(
+        self, images: Images, targets: Targets, methods: Sequence[Method], reduction: Reduction | None, *, check: bool
+    ) -> list[Explanation]:
         """The mean over all views of the maps, each flipped back."""
-        if any(
-            not getattr(target, "follows_flips", True) for row in rows(targets, len(images)) or () for target in row
-        ):
+        batch = len(images)
+        asked = rows(targets, batch)
+        if isinstance(asked, list) and not all(getattr(each, "follows_flips", True) for row in asked for each in row):
             raise UsageError(
                 "a target that names a place in the image (a mask, a box) means something else in a mirrored view: "
                 "leave out AugSmooth"
             )
-        first = self.cam.compute(images, targets, reduction)
-        views = [(view, self.cam.compute(view.of(images), first.targets, reduction)) for view in VIEWS[1:]]
-        views.insert(0, (VIEWS[0], first))
-        maps = torch.stack([view.unflip(explanation.maps) for view, explanation in views]).mean(0)
-        raw = {
-            layer: torch.stack([view.unflip(explanation.raw[layer]) for view, explanation in views]).mean(0)
-            for layer in first.raw
-        }
-        lit = maps.flatten(2).any(2)
-        empty = {place: line for place, line in first.empty.items() if not lit[place]}
-        return replace(first, maps=maps, raw=raw, empty=empty)
+        first = self.cam.compute_all(images, targets, methods, reduction, check=check)
+        chosen = first[0].targets
+        sums = [_Sum(explanation) for explanation in first]
+        for views in self._chunks(batch):
+            together = torch.cat([view.of(images) for view in views])
+            repeated = chosen.repeat(len(views), 1) if isinstance(chosen, Tensor) else chosen * len(views)
+            for total, found in zip(
+                sums, self.cam.compute_all(together, repeated, methods, reduction, check=check), strict=True
+            ):
+                total.add(views, found)
+        return [total.mean() for total in sums]
+
+    def _chunks(self, batch: int) -> list[tuple[View, ...]]:
+        """All views but the first, as many at a time as fit."""
+        # Keyword arguments of the forward may belong to the images one by one.
+        alone = any(isinstance(value, Tensor) for value in self.setup.forward_kwargs.values())
+        size = 1 if alone else max(1, self.chunk_size // batch)
+        return [VIEWS[start : start + size] for start in range(1, len(VIEWS), size)]
+
+
+class _Sum:
+    """The maps of the views so far, flipped back and added up."""
+
+    def __init__(self, first: Explanation) -> None:
+        self._first = first
+        self._maps = first.maps.clone()
+        self._raw = {name: maps.clone() for name, maps in first.raw.items()}
+
+    def add(self, views: Sequence[View], found: Explanation) -> None:
+        """Add what was found for several views of all images, one after the other."""
+        for view, maps in zip(views, found.maps.chunk(len(views)), strict=True):
+            self._maps += view.unflip(maps)
+        for name, layer in found.raw.items():
+            for view, maps in zip(views, layer.chunk(len(views)), strict=True):
+                self._raw[name] += view.unflip(maps)
+
+    def mean(self) -> Explanation:
+        """The explanation of the images as given, with the mean maps."""
+        maps = self._maps / len(VIEWS)
+        raw = {name: layer / len(VIEWS) for name, layer in self._raw.items()}
+        empty = self._first.empty
+        if empty:
+            lit = maps.flatten(2).any(2)
+            empty = {place: line for place, line in empty.items() if not lit[place]}
+        return replace(self._first, maps=maps, raw=raw, empty=empty)

@@ -20,7 +20,11 @@ Chosen = Categories | tuple[tuple[Target, ...], ...]
 """What was explained: class indices, or the rows as given where a score function is among them."""
 
 
-def rows(targets: Targets, batch: int) -> list[list[Target]] | None:
+Rows = list[list[Target]] | Categories
+"""One row of targets per image, all of one length; a tensor (B, T) of class indices where an accelerator has them."""
+
+
+def rows(targets: Targets, batch: int) -> Rows | None:
     """One row of targets per image, all of one length, or None for each image's own top class.
 
     Args:
@@ -33,6 +37,8 @@ def rows(targets: Targets, batch: int) -> list[list[Target]] | None:
     """
     if targets is None:
         return None
+    if isinstance(targets, Tensor) and targets.device.type != "cpu" and targets.ndim in (1, 2):
+        return _on_device(targets, batch)
     given = _plain(targets)
     if not _is_row(given):
         return [[_target(given)] for _ in range(batch)]
@@ -48,11 +54,13 @@ def rows(targets: Targets, batch: int) -> list[list[Target]] | None:
 
 def is_nested(targets: Targets) -> bool:
     """Whether ``targets`` holds a list per image, so that maps come as (B, K, H, W) and not as (B, H, W)."""
+    if isinstance(targets, Tensor):
+        return targets.ndim > 1
     given = _plain(targets)
     return _is_row(given) and any(_is_row(_plain(row)) for row in given)
 
 
-def score(rows: Tensor | Sequence[Any], wanted: list[list[Target]] | None) -> tuple[Chosen, Scores]:
+def score(rows: Tensor | Sequence[Any], wanted: Rows | None) -> tuple[Chosen, Scores]:
     """Choose the targets and compute their scores.
 
     Args:
@@ -66,23 +74,49 @@ def score(rows: Tensor | Sequence[Any], wanted: list[list[Target]] | None) -> tu
     Raises:
         UsageError: a category outside 0..K-1, class indices for an output that isn't (B, K), or a score function that
             doesn't return one number.
-        NonFiniteError: NaN or infinity among the scores.
     """
-    if wanted is None or all(isinstance(target, int) for row in wanted for target in row):
+    if wanted is None or _are_indices(wanted):
         logits = _logits(rows)
-        categories = _categories(logits, cast("list[list[int]] | None", wanted))
+        categories = _categories(logits, wanted)
         scores = logits.gather(1, categories)
         chosen: Chosen = categories
+    elif isinstance(wanted, Tensor):
+        # Nothing is read back to be looked at: a category there isn't has no score.
+        logits = _logits(rows)
+        known = (wanted >= 0) & (wanted < logits.shape[1])
+        scores = logits.gather(1, wanted.clamp(0, logits.shape[1] - 1)).where(known, torch.nan)
+        chosen = wanted
     else:
         scores = torch.stack([torch.stack([_one(rows, i, t) for t in row]) for i, row in enumerate(wanted)])
         chosen = tuple(tuple(row) for row in wanted)
+    return chosen, scores
+
+
+def require_finite(scores: Scores) -> None:
+    """Look at the scores, which waits for the device.
+
+    Raises:
+        NonFiniteError: NaN or infinity among them.
+    """
     if not scores.isfinite().all():
         bad = (~scores.isfinite()).any(1).nonzero().flatten().tolist()
         raise NonFiniteError(
             f"the score of image {', '.join(map(str, bad))} is NaN or infinite: check the checkpoint, the "
             "normalisation of the images and the precision"
         )
-    return chosen, scores
+
+
+def _are_indices(wanted: Rows) -> TypeGuard[list[list[int]]]:
+    return isinstance(wanted, list) and all(isinstance(target, int) for row in wanted for target in row)
+
+
+def _on_device(targets: Tensor, batch: int) -> Categories:
+    """A tensor of class indices, (B,) or (B, T), that is left where it is."""
+    if targets.is_floating_point() or targets.dtype == torch.bool:
+        raise UsageError(f"targets are class indices, got a tensor of {targets.dtype}")
+    if len(targets) != batch or 0 in targets.shape:
+        raise UsageError(f"targets {tuple(targets.shape)} for {batch} image{'s' * (batch != 1)}")
+    return targets.long().reshape(batch, -1)
 
 
 def _logits(rows: Tensor | Sequence[Any]) -> Tensor:
@@ -102,7 +136,9 @@ def _categories(logits: Tensor, wanted: list[list[int]] | None) -> Tensor:
     for category in {category for row in wanted for category in row}:
         if not 0 <= category < count:
             raise UsageError(f"category {category} is outside 0..{count - 1}")
-    return torch.tensor(wanted, device=logits.device)
+    made = torch.tensor(wanted)
+    # From pinned memory the copy doesn't wait for what the device has in its queue.
+    return made.pin_memory().to(logits.device, non_blocking=True) if logits.is_cuda else made.to(logits.device)
 
 
 def _one(rows: Tensor | Sequence[Any], image: int, target: Target) -> Tensor:

@@ -11,8 +11,10 @@ from typing import Any
 from PIL import Image
 
 import benchmarks.digits.__main__ as digits
-from benchmarks.__main__ import markdown as speed_table
 from benchmarks.provenance import RESULTS
+from benchmarks.speed.charts import bars
+from benchmarks.speed.files import CHART, load
+from benchmarks.speed.table import readme as speed_table
 from camkit.cli import main as camkit
 from camkit.commands.methods import markdown as method_table
 
@@ -23,7 +25,7 @@ def tables() -> dict[str, str]:
     """README's tables, by the name of their markers."""
     return {
         "methods": method_table(),
-        "speed": speed_table(_rows("speed")),
+        "speed": speed_table(load()),
         "coverage": coverage_table(_rows("coverage")),
         "digits": digits_table(_rows("digits")),
     }
@@ -67,11 +69,12 @@ def _rows(result: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Write docs/grid.jpg, docs/digits.jpg and README.md."""
+    """Write docs/grid.jpg, docs/digits.jpg, docs/speed.png and README.md."""
     with tempfile.TemporaryDirectory() as folder:
         if camkit(["demo", "--out", folder]):
             raise SystemExit(1)
         Image.open(f"{folder}/grid.png").save(ROOT / "docs" / "grid.jpg", quality=85)
+    bars(load()["speed"]["rows"], CHART)
     digits.draw(ROOT / "docs" / "digits.jpg")
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text()))

@@ -77,7 +77,7 @@ def test_the_graph_starts_at_the_earliest_target_layer() -> None:
     for name in ("conv1", "conv2", "head"):
         model.get_submodule(name).register_forward_hook(lambda m, a, out, name=name: kept.__setitem__(name, out))
     with run(model, resolve(model, ["relu", "norm2"]), IMAGES, 0) as evidence:
-        evidence.gradients(0)
+        next(evidence.gradients())
     assert kept["conv1"].grad_fn is None
     assert not kept["conv1"].requires_grad
     assert kept["head"].requires_grad
@@ -97,7 +97,7 @@ def test_no_weight_gets_a_gradient_and_none_is_in_the_graph() -> None:
     handle = model.register_forward_hook(lambda m, a, out: logits.append(out))
     with run(model, resolve(model, "norm2"), IMAGES, 0) as evidence:
         walk(logits[0].grad_fn)
-        evidence.gradients(0)
+        next(evidence.gradients())
     handle.remove()
     # The only leaf is the captured output.
     assert seen.count("AccumulateGrad") == 1
@@ -117,7 +117,7 @@ def test_gradients_are_those_of_plain_autograd() -> None:
     for handle in handles:
         handle.remove()
     with run(model, resolve(model, ["norm2", "conv1"]), images, 3) as evidence:
-        gradients = evidence.gradients(0)
+        gradients = next(evidence.gradients())
         assert_close((gradients["conv1"], gradients["norm2"]), expected)
 
 
@@ -127,7 +127,7 @@ def test_a_layer_that_runs_several_times_counts_with_its_last_call() -> None:
         features = evidence.activations["relu"]
         assert_close(model.head(features.flatten(2).mean(2)), evidence.logits)
         assert_close(
-            evidence.gradients(0)["relu"],
+            next(evidence.gradients())["relu"],
             (model.head.weight[0] / features[0, 0].numel())[None, :, None, None].expand_as(features),
         )
 

@@ -22,9 +22,10 @@ FLOORS = [
     {"layout"},
     {"forward"},
     {"run"},
-    {"probe"},
+    {"probe", "evidence"},
     {"cam"},
     {"smoothing"},
+    {"compose"},
     {"render", "geometry", "checkpoint", "demo_model"},
     {"save", "show"},
     {"adapters", "adapters.prepared", "adapters.torchvision_shim"},
@@ -105,8 +106,8 @@ def test_only_capture_registers_hooks() -> None:
 PUBLIC = """
     AugSmooth BinaryLogit BoxScore CAM CamkitError CamkitWarning CheckpointError EigenCAM EigenGradCAM EigenSmooth
     EmptyMapWarning Explanation ForwardError GradCAM GradCAMPlusPlus LayerCAM LayerError Logit METHODS Method
-    NonFiniteError OutputWarning Probability SegmentationCategory Similarity TokenGridError UsageError XGradCAM grid
-    layer_names load_raw overlay save_picture save_raw
+    NonFiniteError OutputWarning Probability SegmentationCategory Similarity TokenGridError UsageError XGradCAM
+    explain grid layer_names load_raw overlay save_picture save_raw
 """
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from camkit.cam import CAM, Explanation
 from camkit.forward import Setup
 from camkit.layers import split_branch
+from camkit.methods import find_method
 from camkit.probe import Choice, default_layer
 from camkit.render import Picture, grid, overlay
 from camkit.save import Writer, write_together
@@ -50,13 +51,15 @@ def explain(
 ) -> list[Explanation]:
     """One explanation per method, all of the same layers and categories; empty maps are warned of."""
     setup = setup or Setup()
-    explanations = []
-    for method in methods:
-        cam = CAM(classifier.model, method, target_layers, num_extra_tokens=setup.num_extra_tokens, output=setup.output)
-        cam = AugSmooth(EigenSmooth(cam, enabled=eigen_smooth), enabled=aug_smooth)
-        explanations.append(cam.compute(prepared.inputs, targets(categories)))
-        for line in explanations[-1].empty.values():
-            warn(f"{method}: {line}")
+    cam: CAM = CAM(
+        classifier.model, target_layers=target_layers, num_extra_tokens=setup.num_extra_tokens, output=setup.output
+    )
+    cam = AugSmooth(EigenSmooth(cam, enabled=eigen_smooth), enabled=aug_smooth)
+    wanted = [find_method(method) for method in methods]
+    explanations = cam.compute_all(prepared.inputs, targets(categories), wanted)
+    for explanation in explanations:
+        for line in explanation.empty.values():
+            warn(f"{explanation.method}: {line}")
     return explanations
 
 
