@@ -58,7 +58,7 @@ def maps_of(
                 # Without gradients every target has the same map: it is made once.
                 if method.needs_gradients or not column.maps:
                     raw = (reduction or method.reduction)(method.weigh(activations, gradient))
-                    column.add(raw, _peak(gradient) if check else None)
+                    column.add(raw, gradient if check else None)
     peaks = {name: _peak(activations) for name, activations in evidence.activations.items()} if check else {}
     return [
         Maps(
@@ -76,22 +76,28 @@ class _Column:
     def __init__(self, name: str) -> None:
         self.maps: list[Map] = []
         self._name = name
+        self._extremes: list[tuple[Tensor, Tensor]] = []
         self._gradient_peaks: list[Tensor] = []
 
-    def add(self, raw: Map, gradient_peak: Tensor | None) -> None:
+    def add(self, raw: Map, gradient: Activations | None) -> None:
+        """Note a map, and of the gradient to be checked its largest value, where it will be asked for."""
         self.maps.append(raw)
-        if gradient_peak is not None:
-            self._gradient_peaks.append(gradient_peak)
+        if gradient is None:
+            return
+        low, high = raw.flatten(1).aminmax(dim=1)
+        self._extremes.append((low, high))
+        # Where looking costs nothing, only what is suspicious is looked at further.
+        is_fine = raw.device.type == "cpu" and bool((_is_visible(low, high)).all())
+        self._gradient_peaks.append(torch.zeros_like(low) if is_fine else _peak(gradient).to(low.dtype))
 
     def stacked(self, count: int) -> TargetMaps:
         return torch.stack(self.maps * (count // len(self.maps)), 1)
 
     def problems(self, count: int, activation_peak: Tensor) -> dict[Place, str]:
         """For every map of which nothing would be left: why."""
-        extremes = [raw.flatten(1).aminmax(dim=1) for raw in self.maps]
         columns = [
             torch.stack([low, high, gradient, activation_peak])
-            for (low, high), gradient in zip(extremes, self._gradient_peaks, strict=True)
+            for (low, high), gradient in zip(self._extremes, self._gradient_peaks, strict=True)
         ]
         # The one time that the host waits.
         numbers = torch.stack(columns * (count // len(columns))).permute(2, 0, 1).tolist()
@@ -107,6 +113,11 @@ def _peak(tensor: Activations) -> Tensor:
     """The largest absolute value per image, (B,); NaN where there is NaN."""
     low, high = tensor.flatten(1).aminmax(dim=1)
     return torch.maximum(-low, high)
+
+
+def _is_visible(low: Tensor, high: Tensor) -> Tensor:
+    """Whether something would be left of maps with these extremes; False for NaN."""
+    return (high > low) & (high >= NORMALISE_EPS**2) & (high - low < float("inf"))
 
 
 def _problem(name: str, image: int, low: float, high: float, gradient: float, activation: float) -> str:

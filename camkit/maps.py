@@ -17,9 +17,10 @@ _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 def normalise(maps: Map) -> Map:
     """Subtract each map's minimum and divide by its maximum, into [0, 1]."""
-    space = tuple(range(1, maps.ndim))
-    shifted = maps - maps.amin(space, keepdim=True)
-    return shifted / (shifted.amax(space, keepdim=True) + NORMALISE_EPS)
+    low, high = maps.flatten(1).aminmax(dim=1)
+    shape = (-1, *[1] * (maps.ndim - 1))
+    # The maximum of what is shifted is high - low, to the last bit: rounding keeps the order.
+    return (maps - low.view(shape)).div_((high - low + NORMALISE_EPS).view(shape))
 
 
 def resize(maps: Map, size: Sequence[int]) -> InputMap:
