@@ -165,9 +165,9 @@ def _plan_tokens(name: str, index: int, tensor: Tensor, context: _Context) -> La
     along = 2 if _channel_axis(context.module, tensor) == 1 else 1
     layouts = [
         Layout(
-            "tokens", shape, grid, extra, partial(_tokens, index=index, along=along, extra=extra, grid=grid), is_seen
+            "tokens", shape, grid, extra, partial(_tokens, index=index, along=along, extra=extra, grid=grid), is_exact
         )
-        for extra, grid, is_seen in token_grids(name, shape[along], context.size, context.hints)
+        for extra, grid, is_exact in token_grids(name, shape[along], context.size, context.hints)
     ]
     chosen = context.choose(layouts)
     if chosen is None:

@@ -33,11 +33,11 @@ class Hints:
 
 
 class Reading(NamedTuple):
-    """One way to read a sequence: the tokens without a place, the grid, and whether the network works on such a one."""
+    """One way to read a sequence: the tokens without a place, the grid, and whether it needed no rounding."""
 
     extra: Extra
     grid: Grid
-    is_seen: bool
+    is_exact: bool
 
 
 def token_grids(name: str, length: int, size: Sequence[int], hints: Hints) -> list[Reading]:
@@ -71,8 +71,7 @@ def token_grids(name: str, length: int, size: Sequence[int], hints: Hints) -> li
     for grids in (_seen, _exact_or_probable, _possible):
         for extra in extras:
             for grid in grids(length - sum(extra), size, seen):
-                is_seen = grid in seen.grids or grid in seen.other_grids
-                found.setdefault((extra, grid), Reading(extra, grid, is_seen))
+                found.setdefault((extra, grid), Reading(extra, grid, grids is not _possible))
     if not found:
         raise _no_grid(name, length, size, hints.given if hints.declared is None else hints.declared)
     return list(found.values())
