@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import RLock
 
@@ -32,7 +32,10 @@ def borrowed(model: nn.Module) -> Iterator[None]:
     Raises:
         UsageError: parameters made under inference mode.
     """
-    if any(parameter.is_inference() for parameter in model.parameters()):
+    # One walk over the tree, and over attributes where they are kept: networks have hundreds of modules.
+    modules = list(model.modules())
+    parameters = [parameter for module in modules for parameter in module._parameters.values() if parameter is not None]
+    if any(parameter.is_inference() for parameter in parameters):
         raise UsageError(
             "the model's parameters were made under inference_mode, where torch keeps no gradients: build or load it "
             "outside"
@@ -41,12 +44,12 @@ def borrowed(model: nn.Module) -> Iterator[None]:
         _LOCKS.of(model),
         torch.inference_mode(False),
         torch.enable_grad(),
-        torch.random.fork_rng(_cuda_devices(model)),
+        torch.random.fork_rng(_cuda_devices(parameters)),
     ):
         # The flags are set directly: train() and eval() are overridden in many backbones and would do more than that.
-        training = [module for module in model.modules() if module.training]
-        recomputing = [(m, flag) for m in model.modules() for flag in _RECOMPUTE if getattr(m, flag, None) is True]
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        training = [module for module in modules if module.training]
+        recomputing = [(m, flag) for m in modules for flag in _RECOMPUTE if m.__dict__.get(flag) is True]
+        trainable = [parameter for parameter in parameters if parameter.requires_grad]
         try:
             for module in training:
                 module.training = False
@@ -54,7 +57,7 @@ def borrowed(model: nn.Module) -> Iterator[None]:
                 setattr(module, flag, False)
             for parameter in trainable:
                 parameter.requires_grad_(False)
-            with _eager(model):
+            with _eager(modules):
                 yield
         finally:
             for module in training:
@@ -66,16 +69,15 @@ def borrowed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _eager(model: nn.Module) -> Iterator[None]:
-    """Run compiled parts of ``model`` as the Python they were compiled from: compiled code takes no new hooks."""
-    compiled = any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules())
-    if not compiled:
+def _eager(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Run compiled modules as the Python they were compiled from: compiled code takes no new hooks."""
+    if not any(module.__dict__.get("_compiled_call_impl") or "_orig_mod" in module._modules for module in modules):
         yield
         return
     with torch.compiler.set_stance("force_eager"):
         yield
 
 
-def _cuda_devices(model: nn.Module) -> list[int]:
-    devices = {parameter.device for parameter in model.parameters()}
+def _cuda_devices(parameters: Sequence[nn.Parameter]) -> list[int]:
+    devices = {parameter.device for parameter in parameters}
     return sorted(device.index for device in devices if device.type == "cuda" and device.index is not None)
