@@ -98,6 +98,16 @@ def misfit(grid: Sequence[int], size: Sequence[int]) -> int:
     return 1 if lower < upper else 2
 
 
+@lru_cache(maxsize=1024)
+def is_strided(grid: Grid, size: Grid) -> bool:
+    """Whether ``grid`` is ``size`` divided by a whole stride, each side rounded down or up; of volumes, all but one."""
+    sides = list(zip(grid[-2:], size[-2:], strict=True))
+    return any(
+        all(cells in (length // stride, -(-length // stride)) for cells, length in sides)
+        for stride in range(1, max(size) + 1)
+    )
+
+
 def as_text(sizes: Sequence[int]) -> str:
     """``"7x14"``."""
     return "x".join(map(str, sizes))
