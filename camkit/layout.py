@@ -16,7 +16,7 @@ from camkit.capture import is_float
 from camkit.errors import LayerError
 from camkit.layers import is_norm, split_branch
 from camkit.survey import CHANNELS_FIRST, Extra
-from camkit.tokens import Hints, as_text, misfit, token_grids
+from camkit.tokens import Hints, as_text, is_strided, misfit, token_grids
 from camkit.trial import Trial
 
 ReshapeTransform = Callable[[Any], Tensor]
@@ -165,9 +165,9 @@ def _plan_tokens(name: str, index: int, tensor: Tensor, context: _Context) -> La
     along = 2 if _channel_axis(context.module, tensor) == 1 else 1
     layouts = [
         Layout(
-            "tokens", shape, grid, extra, partial(_tokens, index=index, along=along, extra=extra, grid=grid), is_seen
+            "tokens", shape, grid, extra, partial(_tokens, index=index, along=along, extra=extra, grid=grid), is_exact
         )
-        for extra, grid, is_seen in token_grids(name, shape[along], context.size, context.hints)
+        for extra, grid, is_exact in token_grids(name, shape[along], context.size, context.hints)
     ]
     chosen = context.choose(layouts)
     if chosen is None:
@@ -186,10 +186,13 @@ def _plan_map(name: str, index: int, tensor: Tensor, context: _Context) -> Layou
         known = last if axis == tensor.ndim - 1 else first
         fits = misfit(known.grid, size) < 2 or (axis == 1 and not _is_rearranged(known.grid, context))
         chosen = known if fits else None
-    elif misfit(first.grid, size) < 2 <= misfit(last.grid, size):
+    elif is_strided(first.grid, size) and misfit(last.grid, size) == 2:
         chosen = first
     else:
-        chosen = context.choose(sorted((first, last), key=lambda layout: misfit(layout.grid, size)))
+        # Where a trial tells nothing, as of matrices of attention that looks everywhere alike, the sides must fit.
+        either = [replace(each, is_sure=is_strided(each.grid, size)) for each in (first, last)]
+        chosen = context.choose(sorted(either, key=lambda layout: misfit(layout.grid, size)))
+        chosen = chosen if chosen and chosen.is_sure else None
     if chosen is None:
         raise LayerError(
             f"layer {name!r} gives {_shape(tensor)}, no map of a {as_text(size)} input (attention heads or matrices, "

@@ -33,11 +33,11 @@ class Hints:
 
 
 class Reading(NamedTuple):
-    """One way to read a sequence: the tokens without a place, the grid, and whether the network works on such a one."""
+    """One way to read a sequence: the tokens without a place, the grid, and whether it needed no rounding."""
 
     extra: Extra
     grid: Grid
-    is_seen: bool
+    is_exact: bool
 
 
 def token_grids(name: str, length: int, size: Sequence[int], hints: Hints) -> list[Reading]:
@@ -71,8 +71,7 @@ def token_grids(name: str, length: int, size: Sequence[int], hints: Hints) -> li
     for grids in (_seen, _exact_or_probable, _possible):
         for extra in extras:
             for grid in grids(length - sum(extra), size, seen):
-                is_seen = grid in seen.grids or grid in seen.other_grids
-                found.setdefault((extra, grid), Reading(extra, grid, is_seen))
+                found.setdefault((extra, grid), Reading(extra, grid, grids is not _possible))
     if not found:
         raise _no_grid(name, length, size, hints.given if hints.declared is None else hints.declared)
     return list(found.values())
@@ -97,6 +96,16 @@ def misfit(grid: Sequence[int], size: Sequence[int]) -> int:
     lower = max(length / (cells + 1) for cells, length in pairs)
     upper = min(length / max(cells - 1, 0.5) for cells, length in pairs)
     return 1 if lower < upper else 2
+
+
+@lru_cache(maxsize=1024)
+def is_strided(grid: Grid, size: Grid) -> bool:
+    """Whether ``grid`` is ``size`` divided by a whole stride, each side rounded down or up; of volumes, all but one."""
+    sides = list(zip(grid[-2:], size[-2:], strict=True))
+    return any(
+        all(cells in (length // stride, -(-length // stride)) for cells, length in sides)
+        for stride in range(1, max(size) + 1)
+    )
 
 
 def as_text(sizes: Sequence[int]) -> str:

@@ -171,7 +171,7 @@ def test_a_table_of_positions_is_no_extra_token() -> None:
 def test_what_was_seen_goes_before_the_smallest_number_that_fits() -> None:
     # 4 x 4 and three tokens, two in front: the network knows.
     seen = Survey(extra_tokens={19: (2, 1)})
-    assert token_grids("layer", 19, (64, 64), Hints(survey=lambda: seen))[0] == ((2, 1), (4, 4), False)
+    assert token_grids("layer", 19, (64, 64), Hints(survey=lambda: seen))[0] == ((2, 1), (4, 4), True)
 
 
 def test_a_grid_that_could_be_another_is_refused_rather_than_guessed() -> None:
