@@ -79,8 +79,10 @@ class Seen:
         output, given = self.outputs[name], self._setup.reshape_transform
         if given is not None:
             return plan(name, self._layers[name], output, self.images, reshape_transform=given)
-        shapes = tuple(tuple(leaf.shape) for leaf in tree_leaves(output) if is_float(leaf))
-        key = (name, id(self._layers[name]), shapes, tuple(self.images.shape), self._setup.num_extra_tokens)
+        # A plan holds for every batch, as long as the first dimension is the batch.
+        batch = len(self.images)
+        shapes = tuple((leaf.shape[:1] == (batch,), leaf.shape[1:]) for leaf in tree_leaves(output) if is_float(leaf))
+        key = (name, id(self._layers[name]), shapes, tuple(self.images.shape[1:]), self._setup.num_extra_tokens)
         if key not in self._known.layouts:
             hints = Hints(self._setup.num_extra_tokens, declared_extra_tokens(self._model), self._survey)
             tried = partial(self._trial, name)

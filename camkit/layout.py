@@ -28,7 +28,7 @@ class Layout:
 
     Attributes:
         form: ``"channels first"``, ``"channels last"``, ``"tokens"`` or ``"custom"`` (the user's reshape_transform).
-        shape: of the tensor that is laid out.
+        shape: of the tensor that it was found for; other batches are laid out alike.
         grid: the spatial shape.
         extra_tokens: tokens in front of the grid, and behind it, that belong to no place (class, distillation,
             registers).

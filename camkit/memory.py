@@ -24,7 +24,10 @@ class PerModel(Generic[Known]):
     def of(self, model: nn.Module) -> Known:
         """What is known of ``model``."""
         key = id(model)
-        if key not in self._known:
-            self._known[key] = self._make()
-            weakref.finalize(model, self._known.pop, key, None)
-        return self._known[key]
+        known = self._known.get(key)
+        if known is None:
+            made = self._make()
+            known = self._known.setdefault(key, made)  # another thread may have been faster
+            if known is made:
+                weakref.finalize(model, self._known.pop, key, None)
+        return known

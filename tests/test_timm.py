@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from camkit import demo_model
 from camkit.adapters import timm as adapter
 from camkit.errors import CamkitError, CheckpointError, UsageError
 from tests.pictures import write_photo
+from tests.refusals import refusal
 
 timm = pytest.importorskip("timm")
 
@@ -40,13 +42,7 @@ def saved(path: Path, name: str, **how: Any) -> Any:
     return model
 
 
-def refused(kind: type[CamkitError], *given: Any, **how: Any) -> str:
-    with pytest.raises(kind) as caught:
-        adapter.load(*given, **how)
-    assert type(caught.value) is kind
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+refused = partial(refusal, adapter.load)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

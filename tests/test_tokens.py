@@ -147,10 +147,12 @@ def test_the_network_is_surveyed_and_tried_once_per_size() -> None:
     assert len(runs) == 1 + 2 + 3
     layout(model, "layers.1.ln1", images(16, 24))
     assert len(runs) == 7
+    assert layout(model, "layers.1.ln1", images(16, 24, batch=3)).grid == (4, 6)
+    assert len(runs) == 8
     plain = seeded(SmallCNN())
     plain.head.register_forward_hook(lambda *_: runs.append(1))
     layout(plain, "norm2", images(16, 24))
-    assert len(runs) == 8  # what the type tells needs no trial
+    assert len(runs) == 9  # what the type tells needs no trial
 
 
 def test_a_table_of_positions_is_no_extra_token() -> None:

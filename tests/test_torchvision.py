@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torchvision import models
 from camkit.adapters import torchvision as adapter
 from camkit.errors import CamkitError, CheckpointError, UsageError
 from tests.pictures import write_photo
+from tests.refusals import refusal
 
 NETWORKS = ("resnet18", "mobilenet_v3_small", "vit_b_16", "squeezenet1_1", "densenet121")
 
@@ -37,13 +39,7 @@ def saved(path: Path, name: str, **how: Any) -> Any:
     return model
 
 
-def refused(kind: type[CamkitError], *given: Any, **how: Any) -> str:
-    with pytest.raises(kind) as caught:
-        adapter.load(*given, **how)
-    assert type(caught.value) is kind
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+refused = partial(refusal, adapter.load)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
