@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from camkit.errors import CamkitError, EmptyMapWarning, LayerError, OutputWarning, UsageError
 from camkit.evidence import Maps, maps_of
 from camkit.forward import Setup, as_input
-from camkit.layers import LIST_LAYERS, Layer, is_norm, resolve, unwrap
+from camkit.layers import LIST_LAYERS, Layer, is_norm, resolve, split_branch, unwrap
 from camkit.layout import ReshapeTransform
 from camkit.maps import finish
 from camkit.methods import Method, Reduction, find_method
 from camkit.outputs import Output
-from camkit.probe import default_layer, forget, has_functions, modules_of, probe
+from camkit.probe import Choice, default_layer, forget, has_functions, modules_of, probe
 from camkit.run import Pass, run
 from camkit.shapes import Images, Scores, TargetMaps
 from camkit.targets import Chosen, Targets, is_nested, require_finite
@@ -147,12 +147,17 @@ class CAM:
         """Name to module of the target layers; where none were given, the default one is found with the arguments."""
         if self._layers is not None:
             return self._layers
+        if not has_functions(targets):
+            return self._module_of(default_layer(self.model, images, targets, self.setup))
         # Choices for functions, which may look anywhere, are remembered here alone, and for the last ones.
-        asked = (tuple(images.shape[1:]), targets) if has_functions(targets) else None
-        if asked is None or self._last is None or self._last[0] != asked:
-            choice = default_layer(self.model, images, targets, self.setup)
-            self._last = asked, resolve(self.model, choice.name)
+        asked = (tuple(images.shape[1:]), targets)
+        if self._last is None or self._last[0] != asked:
+            self._last = asked, self._module_of(default_layer(self.model, images, targets, self.setup))
         return self._last[1]
+
+    def _module_of(self, choice: Choice) -> dict[str, nn.Module]:
+        """Looked up by its path: walking the whole model would cost at every call."""
+        return {choice.name: self.model.get_submodule(split_branch(choice.name)[0])}
 
     def compute(self, images: Images, targets: Targets = None, *, check: bool = True) -> Explanation:
         """What :meth:`explain` does, without its warnings; without ``check`` nothing waits for the device."""

@@ -63,8 +63,8 @@ def default_layer(model: nn.Module, images: Images, targets: Targets = None, set
     Spatial means that its output has more than one position; live, that the gradient of the class score is not zero
     at more than one of them. Behind the last attention of a network that classifies from its class token, only that
     token gets a gradient: the norms there are dead, and the one before the attention is chosen. Where no norm layer
-    qualifies, the last live module without children is. One forward and one backward, on the first image; remembered
-    for the model and the size of the images.
+    qualifies, the last live module without children is. One forward and one backward, on the first image, and what
+    laying out takes (:meth:`camkit.forward.Seen.layouts`); remembered for the model and the size of the images.
 
     Raises:
         TokenGridError: ``num_extra_tokens`` is given and fits no norm layer.
