@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,10 +10,10 @@ import torch
 from torch import Tensor
 
 from camkit.errors import NonFiniteError
-from camkit.maps import NORMALISE_EPS
+from camkit.maps import NORMALISE_EPS, extremes
 from camkit.methods import Method, Reduction
 from camkit.run import Pass
-from camkit.shapes import Activations, Map, TargetMaps
+from camkit.shapes import Activations, Gradients, SignedMaps, TargetMaps
 
 Place = tuple[int, int]
 """Image and target."""
@@ -48,92 +49,83 @@ def maps_of(
         LayerError: a score doesn't depend on a layer.
         NonFiniteError: NaN or infinity in a map, when looking.
     """
-    count = evidence.scores.shape[1]
-    columns = [{name: _Column(name) for name in evidence.activations} for _ in methods]
+    layers = [{name: _Layer(name, activations) for name, activations in evidence.activations.items()} for _ in methods]
     needed = any(method.needs_gradients for method in methods)
-    for gradients in evidence.gradients() if needed else [evidence.activations]:
-        for method, layers in zip(methods, columns, strict=True):
-            for name, activations in evidence.activations.items():
-                column, gradient = layers[name], gradients[name] if method.needs_gradients else activations
+    for gradients in evidence.gradients() if needed else [evidence.placeholders()]:
+        for method, made in zip(methods, layers, strict=True):
+            for name, layer in made.items():
                 # Without gradients every target has the same map: it is made once.
-                if method.needs_gradients or not column.maps:
-                    raw = (reduction or method.reduction)(method.weigh(activations, gradient))
-                    column.add(raw, gradient if check else None)
-    peaks = {name: _peak(activations) for name, activations in evidence.activations.items()} if check else {}
+                if method.needs_gradients or not layer.maps:
+                    layer.add(method, gradients[name], reduction, check=check)
+    count = evidence.scores.shape[1]
     return [
         Maps(
             method,
-            {name: column.stacked(count) for name, column in layers.items()},
-            _empty([column.problems(count, peaks[name]) for name, column in layers.items()]) if check else {},
+            {name: layer.all_targets(count) for name, layer in made.items()},
+            _empty([layer.problems(count) for layer in made.values()]),
         )
-        for method, layers in zip(methods, columns, strict=True)
+        for method, made in zip(methods, layers, strict=True)
     ]
 
 
-class _Column:
-    """One layer's maps, target by target, with what their checks need: it stays on the device until then."""
+class _Layer:
+    """One layer's maps by one method, and what is wrong with them."""
 
-    def __init__(self, name: str) -> None:
-        self.maps: list[Map] = []
+    def __init__(self, name: str, activations: Activations) -> None:
+        self.maps: list[SignedMaps] = []
         self._name = name
-        self._extremes: list[tuple[Tensor, Tensor]] = []
-        self._gradient_peaks: list[Tensor] = []
+        self._activations = activations
+        self._problems: dict[Place, str] = {}
 
-    def add(self, raw: Map, gradient: Activations | None) -> None:
-        """Note a map, and of the gradient to be checked its largest value, where it will be asked for."""
-        self.maps.append(raw)
-        if gradient is None:
-            return
-        low, high = raw.flatten(1).aminmax(dim=1)
-        self._extremes.append((low, high))
-        # Where looking costs nothing, only what is suspicious is looked at further.
-        is_fine = raw.device.type == "cpu" and bool((_is_visible(low, high)).all())
-        self._gradient_peaks.append(torch.zeros_like(low) if is_fine else _peak(gradient).to(low.dtype))
+    def add(self, method: Method, gradients: Gradients, reduction: Reduction | None, *, check: bool) -> None:
+        """Make the maps of some more targets."""
+        maps = method.signed_maps(self._activations, gradients, reduction)
+        if check:
+            self._look_at(maps, gradients if method.needs_gradients else self._activations[None])
+        self.maps.append(maps)
 
-    def stacked(self, count: int) -> TargetMaps:
-        return torch.stack(self.maps * (count // len(self.maps)), 1)
+    def _look_at(self, maps: SignedMaps, gradients: Gradients) -> None:
+        """Note why nothing would be left of a map. Waits for the device."""
+        before = sum(map(len, self.maps))
+        lows, highs = (extreme.tolist() for extreme in extremes(maps, 2))
+        for target, pairs in enumerate(zip(lows, highs, strict=True)):
+            for image, (low, high) in enumerate(zip(*pairs, strict=True)):
+                if not _is_visible(low, high):
+                    tensors = gradients[target, image], self._activations[image]
+                    self._problems[image, before + target] = _problem(self._name, image, low, high, *tensors)
 
-    def problems(self, count: int, activation_peak: Tensor) -> dict[Place, str]:
-        """For every map of which nothing would be left: why."""
-        columns = [
-            torch.stack([low, high, gradient, activation_peak])
-            for (low, high), gradient in zip(self._extremes, self._gradient_peaks, strict=True)
-        ]
-        # The one time that the host waits.
-        numbers = torch.stack(columns * (count // len(columns))).permute(2, 0, 1).tolist()
-        lines = {
-            (image, target): _problem(self._name, image, *vitals)
-            for image, targets in enumerate(numbers)
-            for target, vitals in enumerate(targets)
+    def all_targets(self, count: int) -> TargetMaps:
+        """The maps of all targets, (B, T, *S)."""
+        made = torch.cat(self.maps)
+        return made.expand(count, *made.shape[1:]).movedim(0, 1).contiguous()
+
+    def problems(self, count: int) -> dict[Place, str]:
+        """Why nothing is left of a map, for every target."""
+        shared = sum(map(len, self.maps)) == 1
+        return {
+            (image, each): line
+            for (image, target), line in self._problems.items()
+            for each in (range(count) if shared else [target])
         }
-        return {place: line for place, line in lines.items() if line}
 
 
-def _peak(tensor: Activations) -> Tensor:
-    """The largest absolute value per image, (B,); NaN where there is NaN."""
-    low, high = tensor.flatten(1).aminmax(dim=1)
-    return torch.maximum(-low, high)
+def _is_visible(low: float, high: float) -> bool:
+    """Whether something is left of a map with these extremes; False for NaN."""
+    return high > low and high >= NORMALISE_EPS**2 and high - low < math.inf
 
 
-def _is_visible(low: Tensor, high: Tensor) -> Tensor:
-    """Whether something would be left of maps with these extremes; False for NaN."""
-    return (high > low) & (high >= NORMALISE_EPS**2) & (high - low < float("inf"))
-
-
-def _problem(name: str, image: int, low: float, high: float, gradient: float, activation: float) -> str:
-    """Why nothing would be left of a map with these extremes, or an empty string."""
-    if not abs(high - low) < float("inf"):
-        tensors = {"activations": activation, "gradient": gradient}
-        broken = [kind for kind, largest in tensors.items() if not largest < float("inf")]
+def _problem(name: str, image: int, low: float, high: float, gradient: Tensor, activations: Tensor) -> str:
+    """Why nothing is left of an image's map with these extremes, made of its gradient and activations (C, *S)."""
+    if not high - low < math.inf:
+        tensors = {"activations": activations, "gradient": gradient}
+        broken = [kind for kind, tensor in tensors.items() if not tensor.isfinite().all()]
         raise NonFiniteError(
             f"NaN or infinity in the {broken[0] if broken else 'weighted activations'} of layer {name!r}, image "
             f"{image}: check the checkpoint and the precision (bfloat16 or float32 instead of float16)"
         )
-    if high > low and high >= NORMALISE_EPS**2:
-        return ""
-    if not activation:
+    if not activations.any():
         return f"the activations of {name!r} are all zero"
-    if not gradient:
+    if not gradient.any():
         return f"the gradient in {name!r} is all zero"
     if 0 < high < NORMALISE_EPS**2:
         return f"the evidence in {name!r} is too small to show ({high:.1g} at most)"

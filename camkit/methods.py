@@ -1,7 +1,7 @@
 """The methods: pure functions of a layer's activations and their gradient, and the two reductions over channels.
 
-A method weights the activations; a reduction makes one map of the weighted channels. Both work on any number of
-spatial dimensions and leave their arguments alone.
+A method makes weights for the activations; a reduction makes one map of the weighted channels. Both work on any number
+of spatial dimensions, on the gradients of several targets at once, and leave their arguments alone.
 """
 
 from __future__ import annotations
@@ -14,36 +14,45 @@ import torch
 from torch import Tensor
 
 from camkit.errors import UsageError, closest
-from camkit.shapes import Activations, Map
+from camkit.shapes import Activations, Gradients, SignedMaps
 
 GRADCAMPP_EPS = 1e-6
 """Keeps the denominator of Grad-CAM++'s alpha away from zero."""
 XGRADCAM_EPS = 1e-7
 """Keeps XGrad-CAM's sum of activations away from zero."""
 
-Weigh = Callable[[Activations, Activations], Activations]
-Reduction = Callable[[Activations], Map]
+Weights = Tensor | None
+"""Weights by channel, (T, B, C, 1, ...), or by channel and place, (T, B, C, *S); None where all weigh the same."""
+Weigh = Callable[[Activations, Gradients], Weights]
+Reduction = Callable[[Activations, Weights], SignedMaps]
 
 
-def channel_sum(weighted: Activations) -> Map:
-    """Sum over channels, (B, C, *S) to (B, *S)."""
-    return weighted.sum(1)
+def channel_sum(activations: Activations, weights: Weights) -> SignedMaps:
+    """Weighted sum over channels, (B, C, *S) and weights to (T, B, *S)."""
+    if weights is None:
+        return activations.sum(1)[None]
+    if weights.shape[3:].numel() > 1:
+        return (weights * activations).sum(2)
+    # A matrix product per image: the weighted activations, as many as gradients, are never made.
+    sums = weights.flatten(2).transpose(0, 1) @ activations.flatten(2)
+    return sums.transpose(0, 1).reshape(*weights.shape[:2], *activations.shape[2:])
 
 
-def principal_component(weighted: Activations) -> Map:
-    """Project every position on the first principal component of an image's positions, (B, C, *S) to (B, *S).
+def principal_component(activations: Activations, weights: Weights) -> SignedMaps:
+    """Project every position on the first principal component of an image's positions, to (T, B, *S).
 
-    Rows are positions, columns are channels, each column centred; the projection is on the first right singular
-    vector (Muhammad and Yeasin 2020, O V_1). Its sign is defined: the inner product with the squared L2 norm of
-    each position's uncentred channel vector is not negative, so that hot is where the layer has energy; where that
+    Rows are positions, columns are weighted channels, each column centred; the projection is on the first right
+    singular vector (Muhammad and Yeasin 2020, O V_1). Its sign is defined: the inner product with the squared L2 norm
+    of each position's uncentred channel vector is not negative, so that hot is where the layer has energy; where that
     product vanishes, the entry of largest magnitude is positive. An image with NaN or infinity gets a map of NaN.
     """
-    rows = weighted.flatten(2).transpose(1, 2)
+    weighted = activations[None] if weights is None else weights * activations
+    rows = weighted.flatten(0, 1).flatten(2).transpose(1, 2)
     centred = rows - rows.mean(1, keepdim=True)
     projection = _first_component(centred)
     energy = rows.square().sum(2)
     signed = projection * _sign(projection, energy - energy.mean(1, keepdim=True))
-    return signed.reshape(len(weighted), *weighted.shape[2:])
+    return signed.reshape(*weighted.shape[:2], *weighted.shape[3:])
 
 
 def _first_component(rows: Tensor) -> Tensor:
@@ -82,8 +91,8 @@ class Method:
 
     Attributes:
         name: as in its paper.
-        weigh: activations and their gradient, both (B, C, *S), to weighted activations (B, C, *S).
-        reduction: weighted activations to a signed map (B, *S).
+        weigh: activations (B, C, *S) and gradients (T, B, C, *S) of T targets to weights.
+        reduction: activations and weights to signed maps (T, B, *S).
         weighting: what ``weigh`` does, in words.
         needs_gradients: whether a backward pass is needed.
         paper: authors, year and equation.
@@ -95,6 +104,12 @@ class Method:
     weighting: str
     needs_gradients: bool
     paper: str
+
+    def signed_maps(
+        self, activations: Activations, gradients: Gradients, reduction: Reduction | None = None
+    ) -> SignedMaps:
+        """Signed maps (T, B, *S); ``reduction`` in place of the method's own."""
+        return (reduction or self.reduction)(activations, self.weigh(activations, gradients))
 
     @property
     def identifier(self) -> str:
@@ -134,14 +149,14 @@ def find_method(name: str | Method) -> Method:
 
 
 def over_space(tensor: Tensor) -> tuple[int, ...]:
-    """The spatial dimensions of a (B, C, *S) tensor."""
-    return tuple(range(2, tensor.ndim))
+    """The spatial dimensions of a (T, B, C, *S) tensor."""
+    return tuple(range(3, tensor.ndim))
 
 
 @method("GradCAM", paper="Selvaraju et al. 2017, eq. 1-2", weighting="mean over space of G, per channel")
-def gradcam(activations: Activations, gradients: Activations) -> Activations:
+def gradcam(activations: Activations, gradients: Gradients) -> Weights:
     """Weight every channel by the mean of its gradient."""
-    return gradients.mean(over_space(gradients), keepdim=True) * activations
+    return gradients.mean(over_space(gradients), keepdim=True)
 
 
 @method(
@@ -149,23 +164,24 @@ def gradcam(activations: Activations, gradients: Activations) -> Activations:
     paper="Chattopadhay et al. 2018, eq. 7 and 19",
     weighting="sum over space of relu(G) alpha, per channel",
 )
-def gradcampp(activations: Activations, gradients: Activations) -> Activations:
+def gradcampp(activations: Activations, gradients: Gradients) -> Weights:
     """Weight every channel by its positive gradients, each with its alpha = G^2 / (2 G^2 + sum(A) G^3)."""
-    space = over_space(activations)
+    space = over_space(gradients)
     positive = gradients.relu()
     square = positive.square()
-    denominator = 2 * square + activations.sum(space, keepdim=True) * square * positive + GRADCAMPP_EPS
+    totals = activations[None].sum(space, keepdim=True)
+    denominator = 2 * square + totals * square * positive + GRADCAMPP_EPS
     # A position without a positive gradient weighs nothing, so alpha is needed nowhere else.
     weights = torch.where(gradients <= 0, 0, positive * square / denominator)
-    return weights.sum(space, keepdim=True) * activations
+    return weights.sum(space, keepdim=True)
 
 
 @method("XGradCAM", paper="Fu et al. 2020, eq. 8", weighting="sum over space of G A / sum(A), per channel")
-def xgradcam(activations: Activations, gradients: Activations) -> Activations:
+def xgradcam(activations: Activations, gradients: Gradients) -> Weights:
     """Weight every channel by its gradient averaged with the activations as weights."""
-    space = over_space(activations)
-    share = activations / (activations.sum(space, keepdim=True) + XGRADCAM_EPS)
-    return (gradients * share).sum(space, keepdim=True) * activations
+    space = over_space(gradients)
+    share = activations[None] / (activations[None].sum(space, keepdim=True) + XGRADCAM_EPS)
+    return (gradients * share).sum(space, keepdim=True)
 
 
 @method(
@@ -175,9 +191,9 @@ def xgradcam(activations: Activations, gradients: Activations) -> Activations:
     reduction=principal_component,
     needs_gradients=False,
 )
-def eigencam(activations: Activations, gradients: Activations) -> Activations:
+def eigencam(activations: Activations, gradients: Gradients) -> Weights:
     """Leave the activations as they are: the principal component says what dominates them."""
-    return activations
+    return None
 
 
 @method(
@@ -186,12 +202,12 @@ def eigencam(activations: Activations, gradients: Activations) -> Activations:
     weighting="G, elementwise",
     reduction=principal_component,
 )
-def eigengradcam(activations: Activations, gradients: Activations) -> Activations:
+def eigengradcam(activations: Activations, gradients: Gradients) -> Weights:
     """Weight every position by its own gradient."""
-    return gradients * activations
+    return gradients
 
 
 @method("LayerCAM", paper="Jiang et al. 2021, eq. 5", weighting="relu(G), elementwise")
-def layercam(activations: Activations, gradients: Activations) -> Activations:
+def layercam(activations: Activations, gradients: Gradients) -> Weights:
     """Weight every position by its own positive gradient."""
-    return gradients.relu() * activations
+    return gradients.relu()

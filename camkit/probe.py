@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from camkit.capture import is_float
 from camkit.errors import LayerError, TokenGridError
@@ -17,7 +17,7 @@ from camkit.layers import LIST_LAYERS, backbone_of, is_norm, resolve, split_bran
 from camkit.layout import Layout
 from camkit.memory import PerModel
 from camkit.outputs import answer
-from camkit.run import backward, gradient_or_zero
+from camkit.run import backward, laid_out_gradients
 from camkit.shapes import Images
 from camkit.targets import Targets, require_finite, rows, score
 from camkit.tokens import as_text
@@ -107,7 +107,7 @@ def probe(
         kept = [leaf for leaf in tree_leaves(dict(seen.outputs)) if is_float(leaf)]
         gradients: Sequence[Tensor | None] = (None,) * len(kept)
         if kept and scores.requires_grad:
-            gradients = backward(scores.sum(), kept)
+            gradients = backward(scores.sum().reshape(1, 1), kept, range(1))
         of = {id(leaf): gradient for leaf, gradient in zip(kept, gradients, strict=True)}
         return [each for name in seen.outputs for each in _candidates(seen, name, layers[name], of)]
 
@@ -184,8 +184,8 @@ def _candidates(seen: Seen, name: str, module: nn.Module, of: Mapping[int, Tenso
         layouts = seen.layouts(name)
     except LayerError as error:
         return [Candidate(name, module, shapes[0] if shapes else (), problem=error)]
-    gradients = tree_map(lambda leaf: gradient_or_zero(leaf, of), output)
+    found = {branch: (layout, laid_out_gradients(layout, output, of, 1)[0, 0]) for branch, layout in layouts.items()}
     return [
-        Candidate(branch, module, layout.shape, layout, int((layout(gradients) != 0).any(1)[0].sum()))
-        for branch, layout in layouts.items()
+        Candidate(branch, module, layout.shape, layout, int((gradient != 0).any(0).sum()))
+        for branch, (layout, gradient) in found.items()
     ]

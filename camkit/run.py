@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from camkit.capture import is_float
 from camkit.errors import LayerError, is_out_of_memory
 from camkit.forward import Seen, Setup, forward
 from camkit.layout import Layout
 from camkit.outputs import Answer, answer
-from camkit.shapes import Activations, Images
+from camkit.shapes import Activations, Gradients, Images
 from camkit.targets import Rows, Targets, rows, score
 
 HALF_PRECISION_SCALE = 1024.0
 """Gradients of float16 networks are computed this much larger, as most of them lie below float16's normal range."""
-BACKWARD_BYTES = 64 * 2**20
+BACKWARD_BYTES = 16 * 2**20
 """Several targets share a backward as long as their gradients in the target layers take no more memory than this."""
 
 
@@ -54,11 +53,11 @@ class Pass:
         self._outputs = outputs
         self.activations: dict[str, Activations] = self._laid_out({n: _detached(outputs[n]) for n in layouts})
 
-    def gradients(self) -> Iterator[dict[str, Activations]]:
-        """For one target after the other, the gradient of every image's score of it in every layer.
+    def gradients(self) -> Iterator[dict[str, Gradients]]:
+        """The gradients of every image's score in every layer, for some of the targets after the other.
 
-        Laid out like the activations. Several targets share a backward as long as their gradients fit in
-        :data:`BACKWARD_BYTES`.
+        Laid out like the activations, (T, B, C, *spatial) for the next T targets: as many as share a backward, which
+        they do as long as their gradients fit in :data:`BACKWARD_BYTES`.
 
         Raises:
             LayerError: a score doesn't depend on a layer.
@@ -71,16 +70,20 @@ class Pass:
         together = max(1, BACKWARD_BYTES // sum(leaf.numel() * leaf.element_size() for leaf in leaves))
         for first in range(0, count, together):
             targets = range(first, min(first + together, count))
-            found = _backwards(self._scores, leaves, targets, retain=targets.stop < count)
-            for gradients in found:
-                of = {id(leaf): gradient for leaf, gradient in zip(leaves, gradients, strict=True)}
-                unused = [name for name, layer in kept.items() if all(of[id(leaf)] is None for leaf in layer)]
-                if unused:
-                    raise LayerError(
-                        f"the score doesn't depend on {_names(unused)}: choose a layer that runs before it"
-                    )
-                fill = partial(gradient_or_zero, of=of)
-                yield self._laid_out({name: tree_map(fill, self._outputs[name]) for name in kept})
+            found = backward(self._scores, leaves, targets, retain=targets.stop < count)
+            of = {id(leaf): gradient for leaf, gradient in zip(leaves, found, strict=True)}
+            unused = [name for name, layer in kept.items() if all(of[id(leaf)] is None for leaf in layer)]
+            if unused:
+                raise LayerError(f"the score doesn't depend on {_names(unused)}: choose a layer that runs before it")
+            yield {
+                name: laid_out_gradients(layout, self._outputs[layer], of, len(targets))
+                for layer, branches in self._branches.items()
+                for name, layout in branches.items()
+            }
+
+    def placeholders(self) -> dict[str, Gradients]:
+        """Of the gradients' shape, for one target, where none are needed: the activations."""
+        return {name: activations[None] for name, activations in self.activations.items()}
 
     def _laid_out(self, outputs: Mapping[str, Any]) -> dict[str, Activations]:
         return {
@@ -90,27 +93,21 @@ class Pass:
         }
 
 
-def backward(total: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    """Gradients of ``total`` in ``leaves``; None where it doesn't depend on one."""
-    return next(iter(_backwards(total.reshape(1, 1), leaves, range(1), retain=False)))
-
-
-def _backwards(
-    scores: Tensor, leaves: Sequence[Tensor], targets: range, *, retain: bool
-) -> Iterator[tuple[Tensor | None, ...]]:
-    """Per target, the gradients of its scores (B, T) in the leaves."""
+def backward(
+    scores: Tensor, leaves: Sequence[Tensor], targets: range, *, retain: bool = False
+) -> tuple[Tensor | None, ...]:
+    """For each leaf the gradients of the scores (B, T) of ``targets``, (T, *leaf.shape); None where there are none."""
     scale = HALF_PRECISION_SCALE if scores.dtype == torch.float16 else 1.0
     wanted = torch.zeros(len(targets), *scores.shape, dtype=scores.dtype, device=scores.device)
     for index, target in enumerate(targets):
         wanted[index, :, target] = scale
 
     def ask(outputs: Tensor, *, batched: bool, keep: bool) -> tuple[Tensor | None, ...]:
-        found = torch.autograd.grad(
+        return torch.autograd.grad(
             scores, leaves, outputs, retain_graph=keep, allow_unused=True, is_grads_batched=batched
         )
-        # Dividing copies, so it is left out where there is nothing to divide by.
-        return found if scale == 1 else tuple(None if each is None else each.float() / scale for each in found)
 
+    found = None
     if len(targets) > 1:
         try:
             found = ask(wanted, batched=True, keep=True)  # the graph is needed again where this fails
@@ -118,19 +115,39 @@ def _backwards(
             # Some operations can't be batched over; one backward after the other gives the same.
             if is_out_of_memory(error):
                 raise
-        else:
-            yield from (tuple(None if each is None else each[index] for each in found) for index in range(len(targets)))
-            return
-    for index in range(len(targets)):
-        yield ask(wanted[index], batched=False, keep=retain or index < len(targets) - 1)
+    if found is None:
+        last = len(targets) - 1
+        by_target = [ask(each, batched=False, keep=retain or n < last) for n, each in enumerate(wanted)]
+        found = tuple(None if of[0] is None else torch.stack(of) for of in zip(*by_target, strict=True))
+    # Dividing copies, so it is left out where there is nothing to divide by.
+    return found if scale == 1 else tuple(None if each is None else each.float() / scale for each in found)
 
 
-def gradient_or_zero(leaf: Any, of: Mapping[int, Tensor | None]) -> Any:
-    """The gradient of a leaf of a layer's output, 0 where the score doesn't depend on it; other leaves themselves."""
-    if not is_float(leaf):
-        return leaf
-    gradient = of[id(leaf)]
-    return torch.zeros_like(leaf) if gradient is None else gradient
+def laid_out_gradients(layout: Layout, output: Any, of: Mapping[int, Tensor | None], count: int) -> Gradients:
+    """Gradients of ``count`` targets in the leaves of a layer's ``output``, laid out.
+
+    Args:
+        layout: how.
+        output: what the layer returned.
+        of: a leaf's id to its gradients (T, *leaf.shape), None where the score doesn't depend on it.
+        count: T.
+    """
+    leaves, structure = tree_flatten(output)
+    floats = [index for index, leaf in enumerate(leaves) if is_float(leaf)]
+    found = [of[id(leaves[index])] for index in floats]
+    stacks = [
+        torch.zeros_like(leaves[index]).expand(count, *leaves[index].shape) if gradient is None else gradient
+        for index, gradient in zip(floats, found, strict=True)
+    ]
+
+    def laid_out(*gradients: Tensor) -> Activations:
+        filled = dict(zip(floats, gradients, strict=True))
+        return layout(tree_unflatten([filled.get(index, leaf) for index, leaf in enumerate(leaves)], structure))
+
+    if count > 1 and layout.form != "custom":  # what users write may do anything, vmap takes a part of that
+        return torch.vmap(laid_out)(*stacks)
+    alone = [laid_out(*(stack[target] for stack in stacks)) for target in range(count)]
+    return torch.stack(alone) if count > 1 else alone[0][None]
 
 
 @contextmanager

@@ -26,7 +26,11 @@ else:
 Images = Float[Tensor, "batch channels *size"]
 """What the model is called with: normalised images, ``*size`` is (H, W) or (D, H, W)."""
 Activations = Float[Tensor, "batch features *spatial"]
-"""A target layer's output, or its gradient, after layout: channels first, ``*spatial`` at the layer's resolution."""
+"""A target layer's output after layout: channels first, ``*spatial`` at the layer's resolution."""
+Gradients = Float[Tensor, "targets batch features *spatial"]
+"""The gradients of every image's score of several targets, laid out like the activations."""
+SignedMaps = Float[Tensor, "targets batch *spatial"]
+"""One signed, unnormalised map per target and image, at the layer's resolution."""
 Map = Float[Tensor, "batch *spatial"]
 """One signed, unnormalised map per image, at the layer's resolution."""
 InputMap = Float[Tensor, "batch *size"]

@@ -33,8 +33,8 @@ def borrowed(model: nn.Module) -> Iterator[None]:
         UsageError: parameters made under inference mode.
     """
     # One walk over the tree, and over attributes where they are kept: networks have hundreds of modules.
-    modules = list(model.modules())
-    parameters = [parameter for module in modules for parameter in module._parameters.values() if parameter is not None]
+    modules = _modules(model)
+    parameters = [each for module in modules for each in module._parameters.values() if each is not None]
     if any(parameter.is_inference() for parameter in parameters):
         raise UsageError(
             "the model's parameters were made under inference_mode, where torch keeps no gradients: build or load it "
@@ -66,6 +66,19 @@ def borrowed(model: nn.Module) -> Iterator[None]:
                 setattr(module, flag, True)
             for parameter in trainable:
                 parameter.requires_grad_(True)
+
+
+def _modules(model: nn.Module) -> list[nn.Module]:
+    """Every module once. ``model.modules()`` makes their names too, which takes longer than all the rest here."""
+    found: dict[int, nn.Module] = {}
+    waiting: list[nn.Module | None] = [model]
+    while waiting:
+        module = waiting.pop()
+        if module is not None and id(module) not in found:
+            found[id(module)] = module
+            if module._modules:
+                waiting.extend(module._modules.values())
+    return list(found.values())
 
 
 @contextmanager

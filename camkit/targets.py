@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard, cast
@@ -98,8 +99,8 @@ def require_finite(scores: Scores) -> None:
     Raises:
         NonFiniteError: NaN or infinity among them.
     """
-    if not scores.isfinite().all():
-        bad = (~scores.isfinite()).any(1).nonzero().flatten().tolist()
+    bad = [image for image, row in enumerate(scores.tolist()) if not all(map(math.isfinite, row))]
+    if bad:
         raise NonFiniteError(
             f"the score of image {', '.join(map(str, bad))} is NaN or infinite: check the checkpoint, the "
             "normalisation of the images and the precision"

@@ -165,7 +165,7 @@ class TestExplanation:
         model = seeded(SmallCNN())
         raw = CAM(model, "GradCAM", "conv2").explain(IMAGES, 1).raw["conv2"][:, 0]
         with run(model, resolve(model, "conv2"), IMAGES, 1) as evidence:
-            gradient = next(evidence.gradients())["conv2"]
+            gradient = next(evidence.gradients())["conv2"][0]
             expected = (gradient.mean((2, 3), keepdim=True) * evidence.activations["conv2"]).sum(1)
         assert_close(raw, expected)
         assert raw.min() < 0 < raw.max()

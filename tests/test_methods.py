@@ -22,8 +22,18 @@ each_reduction = pytest.mark.parametrize("reduction", [None, principal_component
 
 
 def signed_map(method: Method, a: Tensor, g: Tensor, reduction: Any = None) -> Tensor:
-    made: Tensor = (reduction or method.reduction)(method.weigh(a, g))
+    made: Tensor = method.signed_maps(a, g[None], reduction)[0]
     return made
+
+
+def weights_of(method: str, a: Tensor, g: Tensor) -> Tensor:
+    made = METHODS[method].weigh(a, g[None])
+    assert made is not None
+    return made
+
+
+def principal(weighted: Tensor) -> Tensor:
+    return principal_component(weighted, None)[0]
 
 
 @each_method
@@ -82,6 +92,13 @@ class TestLaws:
         made = signed_map(method, change(a), change(g), reduction)
         assert_close(made, change(signed_map(method, a, g, reduction)))
 
+    def test_targets_at_once_are_targets_one_by_one(self, method: Method, reduction: Any) -> None:
+        a, g = evidence()
+        several = torch.stack([g, -2 * g, g.flip(-1), 0 * g])[: 4 if method.needs_gradients else 1]
+        made = method.signed_maps(a, several, reduction)
+        alone = [signed_map(method, a, each, reduction) for each in several]
+        assert_close(made, torch.stack(alone))
+
     def test_leaves_its_arguments_alone(self, method: Method, reduction: Any) -> None:
         a, g = evidence()
         kept = a.clone(), g.clone()
@@ -97,7 +114,7 @@ class TestLaws:
 def test_gradcampp_takes_the_papers_alpha() -> None:
     """Without alpha the weights would be sum(G^2 relu(G)), or sum(relu(G)): both give another ranking of channels."""
     a, g = evidence(batch=1)
-    weights = (METHODS["GradCAM++"].weigh(a, g) / a)[0, :, 0, 0]
+    weights = weights_of("GradCAM++", a, g)[0, 0, :, 0, 0]
     without = (g.square() * g.relu()).sum((2, 3))[0]
     assert not torch.allclose(weights / weights.norm(), without / without.norm(), atol=0.05)
 
@@ -106,7 +123,7 @@ def test_gradcampp_survives_a_vanishing_denominator() -> None:
     """2 G^2 + sum(A) G^3 + eps is zero at a negative gradient here; such a position weighs nothing anyway."""
     g = torch.tensor([[[[-1.0, 0.5]]]], dtype=torch.float64)
     a = torch.tensor([[[[1.0, 1.0 + 1e-6]]]], dtype=torch.float64)
-    assert METHODS["GradCAM++"].weigh(a, g).isfinite().all()
+    assert weights_of("GradCAM++", a, g).isfinite().all()
 
 
 class TestPrincipalComponent:
@@ -118,7 +135,7 @@ class TestPrincipalComponent:
         centred = rows - rows.mean(1, keepdim=True)
         u, s, _ = torch.linalg.svd(centred, full_matrices=False)
         expected = (u[:, :, 0] * s[:, :1]).reshape(2, side, side)
-        made = principal_component(weighted.to(dtype)).double()
+        made = principal(weighted.to(dtype)).double()
         sign = (made * expected).sum((1, 2), keepdim=True).sign()
         assert_close(made, sign * expected, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-9)
 
@@ -127,19 +144,19 @@ class TestPrincipalComponent:
         for sign in (1, -1):
             spot = weighted.clone()
             spot[:, :, 1:3, 1:3] += sign * torch.arange(1.0, 9.0)[None, :, None, None]
-            made = principal_component(spot)[0]
+            made = principal(spot)[0]
             assert made[1:3, 1:3].min() > made[3:, 3:].max()
 
     def test_a_tie_makes_the_largest_entry_positive(self) -> None:
         # Positions +v, -v and 0, so that energy and projection are orthogonal; -3 v is the largest entry's mirror.
         weighted = torch.tensor([[[[1.0, -1.0, 0.0]]]], dtype=torch.float64)
-        made = principal_component(weighted)[0, 0]
+        made = principal(weighted)[0, 0]
         assert_close(made[made.abs().argmax()], torch.tensor(1.0, dtype=torch.float64))
-        assert_close(principal_component(weighted), principal_component(-weighted))
+        assert_close(principal(weighted), principal(-weighted))
 
     def test_tiny_values_keep_their_map(self) -> None:
         weighted = torch.randn(1, 8, 3, 3, generator=torch.Generator().manual_seed(0))
-        assert_close(principal_component(weighted * 1e-25) * 1e25, principal_component(weighted), rtol=1e-4, atol=1e-5)
+        assert_close(principal(weighted * 1e-25) * 1e25, principal(weighted), rtol=1e-4, atol=1e-5)
 
 
 class TestRegistry:
