@@ -136,8 +136,14 @@ def _startup(startup: Row) -> str:
         _line(row["what"], f"{row['seconds']:.3f}", "-".join(f"{edge:.3f}" for edge in row["quartiles"]))
         for row in startup["rows"]
     ]
-    added = ", ".join(f"{what} {seconds:+.3f} s" for what, seconds in startup["differences"].items())
-    return "\n".join([*lines, "", f"What camkit adds: {added}."])
+    lines += ["", *_header("what camkit adds", "s", "target", "met")]
+    lines += [
+        _line(row["what"], f"{row['seconds']:+.3f}", f"{row['target']:.3f}", "yes" if row["met"] else "**no**")
+        if "met" in row
+        else _line(row["what"], f"{row['seconds']:+.3f}", "", "")
+        for row in startup["differences"]
+    ]
+    return "\n".join(lines)
 
 
 def _scaling(rows: Sequence[Row]) -> str:
