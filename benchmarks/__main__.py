@@ -1,8 +1,9 @@
 """How fast camkit is and how much memory it takes, beside a plain forward, grad-cam, torchcam and Captum.
 
 Everybody explains the same images with the same network, interleaved, in one process per cell. Without PART all parts
-run, which takes 25 minutes on two cores; --quick measures less in 3, --smoke only shows that everything works. Whole
-runs are kept in benchmarks/results and drawn to docs/speed.png; others go where they say.
+run, which takes 25 minutes on two cores (throughput on a GPU only); --quick measures less in 3, --smoke only shows that
+everything works. Whole runs are kept in benchmarks/results (those on a GPU in its cuda) and drawn to docs/speed.png;
+others go where they say.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.provenance import RESULTS, machine
-from benchmarks.speed import cells, memory, scaling
+from benchmarks.speed import cells, memory, scaling, throughput
 from benchmarks.speed.charts import bars, lines
 from benchmarks.speed.files import CHART, MEASURED, load
 from benchmarks.speed.isolated import isolated
@@ -46,12 +47,13 @@ class Plan:
     scaling: tuple[scaling.Axis, ...]
     network: str
     rounds: int
+    throughput: throughput.Load
 
 
 PLANS = {
-    "full": Plan(cells.FULL, memory.FULL, 3000, 3, True, scaling.FULL, "resnet50", 5),
-    "quick": Plan(cells.QUICK, memory.QUICK, 300, 1, False, scaling.QUICK, "resnet50", 3),
-    "smoke": Plan(cells.SMOKE, memory.SMOKE, 150, 1, False, scaling.SMOKE, "tiny", 2),
+    "full": Plan(cells.FULL, memory.FULL, 3000, 5, True, scaling.FULL, "resnet50", 5, throughput.FULL),
+    "quick": Plan(cells.QUICK, memory.QUICK, 300, 1, False, scaling.QUICK, "resnet50", 3, throughput.QUICK),
+    "smoke": Plan(cells.SMOKE, memory.SMOKE, 150, 1, False, scaling.SMOKE, "tiny", 2, throughput.SMOKE),
 }
 
 
@@ -60,7 +62,8 @@ def main(words: Sequence[str] | None = None) -> None:
     options = _options(words)
     plan = PLANS["smoke" if options.smoke else "quick" if options.quick else "full"]
     whole = plan is PLANS["full"] and not options.only
-    folder = options.out or (RESULTS if whole else Path(tempfile.mkdtemp(prefix="camkit-benchmarks-")))
+    home = RESULTS if options.device == "cpu" else RESULTS / options.device
+    folder = options.out or (home if whole else Path(tempfile.mkdtemp(prefix="camkit-benchmarks-")))
     kept = folder.resolve() == RESULTS.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     for part in options.parts:
@@ -97,7 +100,10 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     unknown = set(options.parts) - set(PARTS)
     if unknown:
         parser.error(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
-    options.parts = options.parts or list(PARTS)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA device on this machine")
+    # A CPU has no use for large batches in half precision; asked for by name they run there too.
+    options.parts = options.parts or [part for part in PARTS if part != "throughput" or options.device == "cuda"]
     return options
 
 
@@ -112,6 +118,8 @@ def measured(part: str, plan: Plan, device: str, only: Sequence[str]) -> dict[st
             return isolated(soak, plan.soak, device)
         case "startup":
             return startup(plan.startup, vis_cam=plan.vis_cam)
+        case "throughput":
+            return {"rows": isolated(throughput.throughput, plan.throughput, device)}
         case _:
             return {"rows": scaling.scaling(plan.scaling, plan.network, plan.rounds, device)}
 

@@ -15,9 +15,10 @@ from torch.utils.hooks import RemovableHandle
 class Capture:
     """A context in which the outputs of ``layers`` are kept.
 
-    Every kept tensor is the layer's output as it was when the layer returned it: the network goes on with a clone, so
-    an in-place operation behind the layer can't rewrite what was kept. A layer that runs several times counts with its
-    last call; a layer that doesn't run is absent from ``outputs``.
+    Every kept tensor is the layer's output as it was when the layer returned it. With ``copies=True`` the network goes
+    on with a clone, so that no in-place operation behind the layer can rewrite what was kept; without, it goes on with
+    what was kept, and :attr:`is_overwritten` says afterwards whether that went well. A layer that runs several times
+    counts with its last call; a layer that doesn't run is absent from ``outputs``.
 
     With ``roots=True`` a kept tensor that no graph leads to yet becomes the root of one (a detached leaf that requires
     grad). Nothing before the earliest target layer then takes part in autograd.
@@ -25,12 +26,15 @@ class Capture:
     Args:
         layers: name to module.
         roots: whether gradients of the outputs will be asked for.
+        copies: whether the network goes on with clones. In-place operations on roots are errors without.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], *, roots: bool) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], *, roots: bool, copies: bool = True) -> None:
         self.outputs: dict[str, Any] = {}
         self._layers = layers
         self._roots = roots
+        self._copies = copies
+        self._as_kept: dict[str, list[tuple[Tensor, int]]] = {}
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Capture:
@@ -47,6 +51,11 @@ class Capture:
     ) -> None:
         self._unhook()
 
+    @property
+    def is_overwritten(self) -> bool:
+        """Whether something behind a layer wrote to what was kept."""
+        return any(leaf._version != version for kept in self._as_kept.values() for leaf, version in kept)
+
     def _unhook(self) -> None:
         while self._handles:
             self._handles.pop().remove()
@@ -59,7 +68,9 @@ class Capture:
             # Output order follows execution, not the order asked for, when a layer runs again.
             self.outputs.pop(name, None)
             self.outputs[name] = tree_unflatten(kept, structure)
-            return tree_unflatten([leaf.clone() if is_float(leaf) else leaf for leaf in kept], structure)
+            self._as_kept[name] = [(leaf, leaf._version) for leaf in kept if is_float(leaf) and not leaf.is_inference()]
+            onward = [leaf.clone() if self._copies and is_float(leaf) else leaf for leaf in kept]
+            return tree_unflatten(onward, structure)
 
         return keep
 

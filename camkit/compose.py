@@ -57,5 +57,5 @@ def explain(
     cam = AugSmooth(EigenSmooth(cam, enabled=eigen_smooth), enabled=aug_smooth)
     found = cam.compute_all(images, targets, wanted)
     for explanation in found:
-        explanation.warn(stacklevel=3)
+        explanation.warn(stacklevel=2)
     return dict(zip(names, found, strict=True))

@@ -51,12 +51,14 @@ def maps_of(
     """
     layers = [{name: _Layer(name, activations) for name, activations in evidence.activations.items()} for _ in methods]
     needed = any(method.needs_gradients for method in methods)
-    for gradients in evidence.gradients() if needed else [evidence.placeholders()]:
+    for gradients in evidence.gradients() if needed else [{}]:
         for method, made in zip(methods, layers, strict=True):
             for name, layer in made.items():
-                # Without gradients every target has the same map: it is made once.
-                if method.needs_gradients or not layer.maps:
+                # Without gradients every target has the same map: it is made once, of something of their shape.
+                if method.needs_gradients:
                     layer.add(method, gradients[name], reduction, check=check)
+                elif not layer.maps:
+                    layer.add(method, evidence.activations[name][None], reduction, check=check)
     count = evidence.scores.shape[1]
     return [
         Maps(
@@ -81,7 +83,7 @@ class _Layer:
         """Make the maps of some more targets."""
         maps = method.signed_maps(self._activations, gradients, reduction)
         if check:
-            self._look_at(maps, gradients if method.needs_gradients else self._activations[None])
+            self._look_at(maps, gradients)
         self.maps.append(maps)
 
     def _look_at(self, maps: SignedMaps, gradients: Gradients) -> None:

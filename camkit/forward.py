@@ -109,9 +109,10 @@ class Seen:
 
 
 class _Known:
-    """What is remembered of a model: plans, and what it told at each size of images. No tensors."""
+    """What is remembered of a model: plans, what it told at each size of images, layers whose outputs it writes to."""
 
     def __init__(self) -> None:
+        self.overwriting: set[tuple[tuple[str, int], ...]] = set()
         self.layouts: dict[Any, dict[str, Layout]] = {}
         self.surveys: dict[tuple[int, ...], Survey] = {}
 
@@ -121,21 +122,54 @@ _KNOWN = PerModel(_Known)
 
 @contextmanager
 def forward(
-    model: nn.Module, layers: Mapping[str, nn.Module], images: Images, setup: Setup, *, roots: bool
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    images: Images,
+    setup: Setup,
+    *,
+    roots: bool,
+    copies: bool = False,
 ) -> Iterator[Seen]:
     """Run ``model`` once, keep what ``layers`` return, and leave the model as it was.
+
+    Args:
+        model: the network, unwrapped.
+        layers: name to module.
+        images: a copy in the model's device and dtype is what it gets.
+        setup: how the model is called and read.
+        roots: whether gradients will be asked for.
+        copies: keep copies of what the layers return. Otherwise they are made where the model turns out to write to it:
+            it runs again then, once, as that is remembered.
 
     Raises:
         UsageError: images of another rank.
         ForwardError: the model fails on the images.
     """
+    overwriting = _KNOWN.of(model).overwriting
+    key = tuple((name, id(module)) for name, module in layers.items())
     with borrowed(model):
+        given = as_input(model, images).detach()
         # A copy: some networks normalise their input in place, and tensors made under inference mode can't be saved
         # for backward while their clones can.
-        images = as_input(model, images).detach().clone()
-        with Capture(layers, roots=roots) as capture:
+        shown, ran = given.clone(), None
+        if not copies and key not in overwriting:
+            ran = _attempt(model, Capture(layers, roots=roots, copies=False), shown, setup)
+        if ran is None:
+            shown, capture = given.clone(), Capture(layers, roots=roots)
+            with capture:
+                ran = _call(model, shown, setup), capture.outputs
+            overwriting.add(key)
+        yield Seen(model, layers, shown, setup, *ran)
+
+
+def _attempt(model: nn.Module, capture: Capture, images: Images, setup: Setup) -> tuple[Any, Mapping[str, Any]] | None:
+    """The model's output and the layers', without copies of these; None where the model writes to them."""
+    try:
+        with capture:
             output = _call(model, images, setup)
-        yield Seen(model, layers, images, setup, output, capture.outputs)
+    except ForwardError:  # writing to the root of a graph is an error; another one comes again
+        return None
+    return None if capture.is_overwritten else (output, capture.outputs)
 
 
 def as_input(model: nn.Module, images: Images) -> Images:

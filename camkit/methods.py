@@ -18,6 +18,8 @@ from camkit.shapes import Activations, Gradients, SignedMaps
 
 GRADCAMPP_EPS = 1e-6
 """Keeps the denominator of Grad-CAM++'s alpha away from zero."""
+SQUARINGS = 24
+"""Tells eigenvalues apart that differ by a millionth, which is what float32 can tell."""
 XGRADCAM_EPS = 1e-7
 """Keeps XGrad-CAM's sum of activations away from zero."""
 
@@ -48,9 +50,8 @@ def principal_component(activations: Activations, weights: Weights) -> SignedMap
     """
     weighted = activations[None] if weights is None else weights * activations
     rows = weighted.flatten(0, 1).flatten(2).transpose(1, 2)
-    centred = rows - rows.mean(1, keepdim=True)
-    projection = _first_component(centred)
-    energy = rows.square().sum(2)
+    projection = _first_component(rows - rows.mean(1, keepdim=True))
+    energy = torch.linalg.vector_norm(rows, dim=2).square()
     signed = projection * _sign(projection, energy - energy.mean(1, keepdim=True))
     return signed.reshape(*weighted.shape[:2], *weighted.shape[3:])
 
@@ -63,17 +64,35 @@ def _first_component(rows: Tensor) -> Tensor:
     """
     wide = rows.shape[1] <= rows.shape[2]
     # The scale keeps tiny gradients from underflowing when they are squared.
-    scale = rows.abs().amax((1, 2), keepdim=True)
+    scale = torch.maximum(rows.amax((1, 2), keepdim=True), -rows.amin((1, 2), keepdim=True))
     scaled = rows / torch.where(scale > 0, scale, 1)
     gram = scaled @ scaled.mT if wide else scaled.mT @ scaled
     finite = gram.isfinite().all(2).all(1)
-    values, vectors = torch.linalg.eigh(torch.where(finite[:, None, None], gram, 0))
-    leading = vectors[:, :, -1]
+    gram = torch.where(finite[:, None, None], gram, 0)
+    # An eigendecomposition on an accelerator waits for it, to look whether it converged.
+    leading = leading_by_squaring(gram) if gram.is_cuda else torch.linalg.eigh(gram).eigenvectors[:, :, -1]
     if wide:
-        projection = leading * values[:, -1:].clamp(min=0).sqrt()
+        value = (leading[:, None] @ gram @ leading[:, :, None]).squeeze(2)
+        projection = leading * value.clamp(min=0).sqrt()
     else:
         projection = (torch.where(finite[:, None, None], scaled, 0) @ leading[:, :, None]).squeeze(2)
     return torch.where(finite[:, None], projection * scale[:, :, 0], math.nan)
+
+
+def leading_by_squaring(gram: Tensor) -> Tensor:
+    """The unit eigenvector of the largest eigenvalue of positive semidefinite matrices, (B, N, N) to (B, N).
+
+    Power iteration on a matrix that is squared again and again: after :data:`SQUARINGS` of them what belongs to the
+    other eigenvalues is gone, and every column is the eigenvector times a number. In float64, as errors add up.
+    """
+    power = gram.double()
+    for _ in range(SQUARINGS):
+        size = power.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]  # no entry is larger
+        power = power / torch.where(size > 0, size, 1)
+        power = power @ power
+    largest = power.diagonal(dim1=1, dim2=2).argmax(1)
+    column = power.gather(2, largest[:, None, None].expand(-1, power.shape[1], 1)).squeeze(2)
+    return torch.nn.functional.normalize(column, dim=1).to(gram.dtype)
 
 
 def _sign(projection: Tensor, energy: Tensor) -> Tensor:

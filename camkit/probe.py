@@ -100,7 +100,7 @@ def probe(
     setup = replace(setup or Setup(), reshape_transform=None)
     if not setup.needs_whole_batch:
         images, wanted = images[:1], None if wanted is None else wanted[:1]
-    with forward(model, layers, images, setup, roots=True) as seen:
+    with forward(model, layers, images, setup, roots=True, copies=True) as seen:
         found = answer(seen.output, len(images), setup.output)
         _, scores = score(found.rows, wanted)
         require_finite(scores)

@@ -81,10 +81,6 @@ class Pass:
                 for name, layout in branches.items()
             }
 
-    def placeholders(self) -> dict[str, Gradients]:
-        """Of the gradients' shape, for one target, where none are needed: the activations."""
-        return {name: activations[None] for name, activations in self.activations.items()}
-
     def _laid_out(self, outputs: Mapping[str, Any]) -> dict[str, Activations]:
         return {
             name: layout(outputs[layer])

@@ -140,9 +140,7 @@ class AugSmooth(Wrapper):
 
     def _chunks(self, batch: int) -> list[tuple[View, ...]]:
         """All views but the first, as many at a time as fit."""
-        # Keyword arguments of the forward may belong to the images one by one.
-        alone = any(isinstance(value, Tensor) for value in self.setup.forward_kwargs.values())
-        size = 1 if alone else max(1, self.chunk_size // batch)
+        size = 1 if self.setup.needs_whole_batch else max(1, self.chunk_size // batch)
         return [VIEWS[start : start + size] for start in range(1, len(VIEWS), size)]
 
 

@@ -82,10 +82,11 @@ def score(rows: Tensor | Sequence[Any], wanted: Rows | None) -> tuple[Chosen, Sc
         scores = logits.gather(1, categories)
         chosen: Chosen = categories
     elif isinstance(wanted, Tensor):
-        # Nothing is read back to be looked at: a category there isn't has no score.
+        # Nothing is read back to be looked at: a category there isn't has a score of NaN, and gradients of NaN.
         logits = _logits(rows)
         known = (wanted >= 0) & (wanted < logits.shape[1])
-        scores = logits.gather(1, wanted.clamp(0, logits.shape[1] - 1)).where(known, torch.nan)
+        found = logits.gather(1, wanted.clamp(0, logits.shape[1] - 1))
+        scores = found * torch.where(known, 1.0, torch.nan).to(found.dtype)
         chosen = wanted
     else:
         scores = torch.stack([torch.stack([_one(rows, i, t) for t in row]) for i, row in enumerate(wanted)])

@@ -23,6 +23,7 @@ from benchmarks.speed.soak import soak
 from benchmarks.speed.startup import SHORT, startup
 from benchmarks.speed.table import full, readme
 from benchmarks.speed.targets import TARGETS, judged
+from benchmarks.speed.throughput import Load, throughput
 from benchmarks.speed.timing import Times, interleaved, summary
 from camkit.maps import finish
 
@@ -168,6 +169,24 @@ def test_tables_and_charts(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     for name in ("bars.png", "lines.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 200
+
+
+def test_throughput_counts_images() -> None:
+    found = throughput(Load("tiny", 4, 2), "cpu")
+    assert [row["what"] for row in found] == [PLAIN, *cells.METHODS, "all six methods", "GradCAM, eigen-smooth"]
+    for row in found:
+        assert row["images_per_second"] == pytest.approx(4 / row["seconds"])
+    assert "tiny, batch 4, torch.bfloat16" in full(
+        {"throughput": {"rows": found, "machine": load()["speed"]["machine"]}}
+    )
+
+
+def test_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        _options(["--device", "cuda"])
+    assert "no CUDA device on this machine" in capsys.readouterr().err
+    assert "throughput" not in _options([]).parts
 
 
 def test_startup_measures_what_camkit_adds(monkeypatch: pytest.MonkeyPatch) -> None:

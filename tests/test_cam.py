@@ -339,18 +339,6 @@ class TestInputs:
         assert CAM(seeded(SmallCNN()).to(model))(IMAGES.to(given)).dtype == torch.float32
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("network", NETWORKS)
-def test_cpu_and_cuda_agree(method: str, network: str) -> None:
-    make, layers, images = NETWORKS[network]
-    model = seeded(make())
-    on_cpu = AugSmooth(CAM(model, method, layers))(images, 2)
-    on_cuda = AugSmooth(CAM(model.cuda(), method, layers))(images, 2)
-    assert on_cuda.device.type == "cuda"
-    assert_close(on_cuda.cpu(), on_cpu, rtol=0, atol=1e-4)
-
-
 class TestConstructors:
     @pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
     def test_one_per_method(self, method: camkit.Method) -> None:

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from camkit.cam import CAM
 from camkit.capture import Capture
+from camkit.errors import ForwardError
 from camkit.layers import resolve
 from camkit.methods import METHODS
 from camkit.run import run
@@ -181,3 +182,62 @@ def test_no_tensor_survives_a_call() -> None:
     handle.remove()
     gc.collect()
     assert [ref() for ref in alive] == [None]
+
+
+class TestCopies:
+    """Outputs are copied for the network where it writes to them, which shows when it first runs."""
+
+    def forwards(self, model: nn.Module, layer: str, method: str) -> list[int]:
+        """How often the model ran in each of three calls."""
+        runs: list[int] = []
+        handle = model.conv1.register_forward_hook(lambda *_: runs.append(1))
+        counts = []
+        cam = CAM(model, method, layer)
+        for _ in range(3):
+            runs.clear()
+            cam(IMAGES, 1)
+            counts.append(len(runs))
+        handle.remove()
+        return counts
+
+    @pytest.mark.parametrize("method", ["GradCAM", "EigenCAM"])
+    def test_a_network_that_writes_to_a_layers_output_runs_again_once(self, method: str) -> None:
+        assert self.forwards(seeded(SmallCNN(inplace=True)), "norm2", method) == [2, 1, 1]
+        assert self.forwards(seeded(SmallCNN(inplace=True)), "conv2", method) == [1, 1, 1]
+        assert self.forwards(seeded(SmallCNN()), "norm2", method) == [1, 1, 1]
+
+    def test_what_is_not_written_to_is_not_copied(self) -> None:
+        model = seeded(SmallCNN())
+        given: list[Tensor] = []
+        model.norm2.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+        with run(model, resolve(model, "conv2"), IMAGES, 0) as evidence:
+            assert given[0].data_ptr() == evidence.activations["conv2"].data_ptr()
+
+    @pytest.mark.parametrize("write", [lambda t: t.mul_(2), lambda t: t.view(-1).add_(1), lambda t: t.detach().zero_()])
+    def test_every_way_to_write_is_noticed(self, write: Callable[[Tensor], Tensor]) -> None:
+        class Writes(SmallCNN):
+            def forward(self, images: Tensor) -> Tensor:
+                features = self.norm1(self.conv1(images))
+                write(features)
+                logits: Tensor = self.head(features.mean((2, 3)))
+                return logits
+
+        model = seeded(Writes())
+        for method in ("GradCAM", "EigenCAM"):
+            with run(model, resolve(model, "norm1"), IMAGES, 0, gradients=method == "GradCAM") as evidence:
+                assert_close(evidence.activations["norm1"], model.norm1(model.conv1(IMAGES)))
+
+    def test_the_second_of_two_layers_is_looked_after_too(self) -> None:
+        plain, inplace = seeded(SmallCNN()), seeded(SmallCNN(inplace=True))
+        expected = CAM(plain, "LayerCAM", ["conv1", "norm2"]).explain(IMAGES, 2)
+        assert_close(CAM(inplace, "LayerCAM", ["conv1", "norm2"]).explain(IMAGES, 2).raw, expected.raw)
+
+    def test_a_forward_that_fails_is_not_taken_for_one_that_writes(self) -> None:
+        model = seeded(SmallCNN())
+        with pytest.raises(ForwardError, match="have 3 channels"):
+            CAM(model, "GradCAM", "conv2")(IMAGES[:, :1], 0)
+        assert self.forwards(model, "conv2", "GradCAM") == [1, 1, 1]
+        given: list[int] = []
+        model.norm2.register_forward_pre_hook(lambda module, args: given.append(args[0].data_ptr()))
+        with run(model, resolve(model, "conv2"), IMAGES, 0) as evidence:
+            assert given == [evidence.activations["conv2"].data_ptr()]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from camkit.errors import UsageError
-from camkit.methods import METHODS, Method, channel_sum, find_method, principal_component
+from camkit.methods import METHODS, Method, channel_sum, find_method, leading_by_squaring, principal_component
 from tests import oracles
 from tests.networks import evidence
 
@@ -138,6 +138,23 @@ class TestPrincipalComponent:
         made = principal(weighted.to(dtype)).double()
         sign = (made * expected).sum((1, 2), keepdim=True).sign()
         assert_close(made, sign * expected, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-9)
+
+    @pytest.mark.parametrize("gap", [0.5, 1e-2, 1e-4, 1e-6])
+    @pytest.mark.parametrize("size", [4, 49])
+    def test_squaring_finds_the_same_eigenvector(self, gap: float, size: int) -> None:
+        """What runs in place of eigh on CUDA, where eigh makes the host wait."""
+        generator = torch.Generator().manual_seed(5)
+        basis, _ = torch.linalg.qr(torch.randn(3, size, size, generator=generator, dtype=torch.float64))
+        values = torch.linspace(0, 1 - gap, size, dtype=torch.float64)
+        values[-1] = 1
+        gram = 1e-9 * (basis * values) @ basis.mT
+        made = leading_by_squaring(gram)
+        assert_close(made.norm(dim=1), torch.ones(3, dtype=torch.float64))
+        overlap = (made * basis[:, :, -1]).sum(1).abs()
+        assert_close(overlap, torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-8)
+
+    def test_squaring_survives_nothing(self) -> None:
+        assert leading_by_squaring(torch.zeros(2, 5, 5)).isfinite().all()
 
     def test_hot_is_where_the_energy_is(self) -> None:
         weighted = 0.1 * torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from camkit import CAM
 from camkit.errors import NonFiniteError, UsageError
+from camkit.targets import score
 from tests.networks import SmallCNN, seeded
 
 IMAGES = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -141,3 +142,15 @@ class TestOutputs:
         model = self.net(lambda t: t * torch.tensor([[1.0], [torch.nan]]))
         with pytest.raises(NonFiniteError, match="the score of image 1 is NaN or infinite"):
             CAM(model, target_layers="net.norm1")(IMAGES, 1)
+
+
+def test_classes_that_stay_on_their_device() -> None:
+    """Nothing is read back of them, so one that doesn't exist shows as NaN in its own image alone."""
+    logits = torch.randn(2, 5, requires_grad=True)
+    chosen, scores = score(logits, torch.tensor([[1, 4], [5, -1]]))
+    assert_close(scores[0], logits[0, [1, 4]])
+    assert scores[1].isnan().all()
+    (gradient,) = torch.autograd.grad(scores.sum(), logits)
+    assert gradient[0].isfinite().all()
+    assert gradient[1].isnan().any()
+    assert chosen.tolist() == [[1, 4], [5, -1]]

@@ -101,13 +101,13 @@ def subject(cell: Cell, device: str) -> Subject:
 
 def field(cell: Cell, of: Subject) -> list[Contestant]:
     """All contestants of a cell; the plain forward comes first."""
-    contestants = [Contestant(PLAIN, "", partial(plain_forward, of))]
+    contestants = [plain(of)]
     if len(of.layers) == 1 and cell.task in ("methods", "GradCAM"):
         contestants.append(Contestant(IDEAL, "", partial(ideal, of), partial(frozen, of.model)))
     for question in questions(cell):
-        contestants.append(_contestant("camkit", question, of))
+        contestants.append(contestant("camkit", question, of))
         if cell.task != "methods" or question.method in cell.peer_methods:
-            contestants += [_contestant(peer, question, of) for peer in cell.peers]
+            contestants += [contestant(peer, question, of) for peer in cell.peers]
     return contestants
 
 
@@ -131,7 +131,13 @@ def questions(cell: Cell) -> list[Question]:
             return [Question("all six methods", all_six=True)]
 
 
-def _contestant(who: str, question: Question, of: Subject) -> Contestant:
+def plain(of: Subject) -> Contestant:
+    """The plain forward."""
+    return Contestant(PLAIN, "", partial(plain_forward, of))
+
+
+def contestant(who: str, question: Question, of: Subject) -> Contestant:
+    """A package and what it is asked."""
     try:
         call, around = PACKAGES[who](question, of)
     except RefusedError as refusal:

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.provenance import RESULTS
 
-MEASURED = ("speed", "memory", "soak", "startup", "scaling")
+MEASURED = ("speed", "memory", "soak", "startup", "scaling", "throughput")
 """What is measured; each part has a JSON file of its own, as each may be of another day."""
 CHART = RESULTS.parent.parent / "docs" / "speed.png"
 

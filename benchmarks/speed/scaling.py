@@ -5,13 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.speed.contestants import PLAIN, Contestant, Question, Subject, ask_camkit, plain_forward
+from benchmarks.speed.contestants import Question, Subject, contestant, plain
 from benchmarks.speed.isolated import isolated
 from benchmarks.speed.networks import NETWORKS, build, images
 from benchmarks.speed.timing import interleaved
@@ -59,14 +58,10 @@ def along(axis: Axis, network: str, rounds: int, device: str = "cpu") -> list[di
     points: dict[str, list[float]] = {}
     xs = [value**2 / 1e6 if axis.name == "image size" else float(value) for value in axis.values]
     for of in _subjects(axis, network, device):
-        call, around = ask_camkit(Question("GradCAM"), of)
-        contestants = [
-            Contestant(PLAIN, "", partial(plain_forward, of)),
-            Contestant("camkit", "GradCAM", call, around),
-        ]
+        contestants = [plain(of), contestant("camkit", Question("GradCAM"), of)]
         times = interleaved(contestants, (rounds, rounds), seconds=0, device=device)
-        for contestant, taken in zip(contestants, times, strict=True):
-            points.setdefault(contestant.who, []).append(statistics.median(taken.seconds))
+        for each, taken in zip(contestants, times, strict=True):
+            points.setdefault(each.who, []).append(statistics.median(taken.seconds))
     return [
         {"axis": axis.name, "unit": axis.unit, "network": NETWORKS[network].title, "who": who, "x": xs, "seconds": ys}
         | fit(xs, ys)

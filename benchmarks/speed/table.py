@@ -49,6 +49,8 @@ def full(results: Results) -> str:
         parts += ["## Start-up", _startup(startup)]
     if scaling := _rows(results, "scaling"):
         parts += ["## Scaling", _scaling(scaling), "![](scaling.png)"]
+    if throughput := _rows(results, "throughput"):
+        parts += ["## Throughput", _throughput(throughput)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -158,6 +160,14 @@ def _scaling(rows: Sequence[Row]) -> str:
         )
         for row in rows
     ]
+    return "\n".join(lines)
+
+
+def _throughput(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    lines = [f"{first['network']}, batch {first['batch']}, {first['dtype']}.", ""]
+    lines += _header("who", "question", "images per second", "plain forwards")
+    lines += [_line(row["who"], row["what"], f"{row['images_per_second']:.0f}", f"{row['ratio']:.2f}") for row in rows]
     return "\n".join(lines)
 
 
