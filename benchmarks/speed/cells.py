@@ -63,7 +63,7 @@ FULL = (
     Cell("resnet50", "early", 1, "GradCAM", rounds=(5, 15), seconds=12),
     Cell("resnet50", "early", 16, "GradCAM", rounds=(4, 12), seconds=75),
     Cell("resnet50", "late", 1, "eigen-smooth", ("grad-cam",), rounds=(10, 30), seconds=15),
-    Cell("resnet50", "late", 16, "eigen-smooth", ("grad-cam",), rounds=(2, 10), seconds=30),
+    Cell("resnet50", "late", 16, "eigen-smooth", ("grad-cam",), rounds=(2, 15), seconds=60),
     Cell("resnet50", "late", 1, "aug-smooth", ("grad-cam",), rounds=(5, 15), seconds=22),
     Cell("resnet50", "late", 1, "all six", ("grad-cam",), rounds=(4, 30), seconds=18),
     Cell("resnet50", "late", 16, "all six", (), rounds=(5, 15), seconds=25),

@@ -53,7 +53,8 @@ def bars(rows: Sequence[Row], path: Path) -> None:
                 continue
             y = place + (turn - (len(PACKAGES) - 1) / 2) * height
             plot.barh(y, value, height * 0.92, color=COLOURS[who])
-            plot.text(value * 1.02, y, f"{value:.2f}", va="center", fontsize=6.5)
+            white = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
+            plot.text(value * 1.02, y, f"{value:.2f}", va="center", fontsize=6.5, bbox=white, zorder=4)
     plot.axvline(1, color="black", linewidth=0.8, linestyle="--", zorder=3)
     plot.set_xscale("log", base=2)
     plot.set_xlim(left=0.5)

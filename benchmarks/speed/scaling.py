@@ -40,6 +40,7 @@ FULL = (
 QUICK = (Axis("batch", "image", (1, 2, 4)), Axis("categories", "category", (1, 10, 50)))
 SMOKE = (Axis("batch", "image", (1, 2, 4)),)
 
+GRADCAM = Question("GradCAM")
 BLOCKS = tuple(f"layer3.{block}" for block in range(6)) + tuple(f"layer4.{block}" for block in range(3))
 """The first is always a target: the backward is as long with one layer as with nine."""
 
@@ -55,13 +56,15 @@ def scaling(axes: Sequence[Axis], network: str, rounds: int, device: str) -> lis
 
 def along(axis: Axis, network: str, rounds: int, device: str = "cpu") -> list[dict[str, Any]]:
     """Time a plain forward and GradCAM at every value of an axis, and fit."""
-    points: dict[str, list[float]] = {}
     xs = [value**2 / 1e6 if axis.name == "image size" else float(value) for value in axis.values]
-    for of in _subjects(axis, network, device):
-        contestants = [plain(of), contestant("camkit", Question("GradCAM"), of)]
-        times = interleaved(contestants, (rounds, rounds), seconds=0, device=device)
-        for each, taken in zip(contestants, times, strict=True):
-            points.setdefault(each.who, []).append(statistics.median(taken.seconds))
+    contestants = [
+        each for of in _subjects(axis, network, device) for each in (plain(of), contestant("camkit", GRADCAM, of))
+    ]
+    # All values take turns: a machine that gets slower meanwhile would tilt the line.
+    times = interleaved(contestants, (rounds, rounds), seconds=0, device=device)
+    points: dict[str, list[float]] = {}
+    for each, taken in zip(contestants, times, strict=True):
+        points.setdefault(each.who, []).append(statistics.median(taken.seconds))
     return [
         {"axis": axis.name, "unit": axis.unit, "network": NETWORKS[network].title, "who": who, "x": xs, "seconds": ys}
         | fit(xs, ys)
