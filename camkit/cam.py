@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,8 +112,9 @@ class CAM:
     def __call__(self, images: Images, targets: Targets = None) -> Tensor:
         """Finished maps of ``images``.
 
-        On an accelerator nothing here waits for the device: NaN stays NaN, and empty maps aren't warned of, as
-        looking would be waiting. :meth:`explain` looks on every device.
+        On an accelerator nothing here waits for the device, and looking would be waiting: NaN stays NaN, empty maps
+        aren't warned of, and a default layer isn't chosen anew where these targets don't depend on it.
+        :meth:`explain` looks on every device.
 
         Args:
             images: (B, C, H, W) or (B, C, D, H, W), normalised as the model takes them.
@@ -155,6 +157,14 @@ class CAM:
             self._last = asked, self._module_of(default_layer(self.model, images, targets, self.setup))
         return self._last[1]
 
+    def pinned(self, layers: Sequence[str]) -> CAM:
+        """The same CAM with these target layers in place of a default one."""
+        if self._layers is not None:
+            return self
+        fixed = copy(self)
+        fixed._layers = resolve(self.model, list(layers))
+        return fixed
+
     def _module_of(self, choice: Choice) -> dict[str, nn.Module]:
         """Looked up by its path: walking the whole model would cost at every call."""
         return {choice.name: self.model.get_submodule(split_branch(choice.name)[0])}
@@ -190,7 +200,9 @@ class CAM:
             if again is None:
                 raise type(error)(f"{error}{self._alternatives(images, targets)}") from error
         else:
-            is_dead = all(len(each.empty) == each.scores.numel() for each in found)
+            # Of a layer that the score doesn't depend on methods without gradients make maps all the same.
+            judges = [e for e, method in zip(found, methods, strict=True) if method.needs_gradients] or found
+            is_dead = all(len(each.empty) == each.scores.numel() for each in judges)
             again = self._chosen_anew(layers, images, targets) if is_dead else None
             if again is None:
                 return found

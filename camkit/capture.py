@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.hooks import RemovableHandle
@@ -15,10 +16,11 @@ from torch.utils.hooks import RemovableHandle
 class Capture:
     """A context in which the outputs of ``layers`` are kept.
 
-    Every kept tensor is the layer's output as it was when the layer returned it. With ``copies=True`` the network goes
-    on with a clone, so that no in-place operation behind the layer can rewrite what was kept; without, it goes on with
-    what was kept, and :attr:`is_overwritten` says afterwards whether that went well. A layer that runs several times
-    counts with its last call; a layer that doesn't run is absent from ``outputs``.
+    Every kept tensor is the layer's output as it was when the layer returned it. With ``copies=True`` what is kept is a
+    copy that nobody else has, and :meth:`is_untouched` says afterwards whether it could have done without. With
+    ``copies=False`` the network goes on with the kept tensors themselves, and :attr:`is_overwritten` says whether that
+    went well: that is for layers that were untouched before. A layer that runs several times counts with its last call;
+    a layer that doesn't run is absent from ``outputs``.
 
     With ``roots=True`` a kept tensor that no graph leads to yet becomes the root of one (a detached leaf that requires
     grad). Nothing before the earliest target layer then takes part in autograd.
@@ -26,7 +28,7 @@ class Capture:
     Args:
         layers: name to module.
         roots: whether gradients of the outputs will be asked for.
-        copies: whether the network goes on with clones. In-place operations on roots are errors without.
+        copies: whether to keep copies. In-place operations on roots are errors without.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], *, roots: bool, copies: bool = True) -> None:
@@ -34,13 +36,13 @@ class Capture:
         self._layers = layers
         self._roots = roots
         self._copies = copies
-        self._as_kept: dict[str, list[tuple[Tensor, int]]] = {}
+        self._kept: dict[str, list[_Kept]] = {}
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Capture:
         try:
             for name, module in self._layers.items():
-                self._handles.append(module.register_forward_hook(self._keeper(name)))
+                self._handles.append(module.register_forward_hook(self._keeper(name), with_kwargs=True))
         except BaseException:
             self._unhook()
             raise
@@ -54,32 +56,62 @@ class Capture:
     @property
     def is_overwritten(self) -> bool:
         """Whether something behind a layer wrote to what was kept."""
-        return any(leaf._version != version for kept in self._as_kept.values() for leaf, version in kept)
+        return any(kept.own._version != kept.version for kept in self._all_kept())
+
+    def is_untouched(self, output: Any) -> bool:
+        """Whether nothing wrote to what the layers returned, nor can do so later as it is the model's ``output``.
+
+        Versions don't tell of writing past autograd (``.data``, NumPy, foreign kernels), so that numbers are compared.
+        """
+        returned = {_storage(leaf) for leaf in tree_leaves(output) if is_float(leaf)}
+        return all(kept.is_untouched() and _storage(kept.onward) not in returned for kept in self._all_kept())
+
+    def _all_kept(self) -> Iterator[_Kept]:
+        return (kept for layer in self._kept.values() for kept in layer)
 
     def _unhook(self) -> None:
         while self._handles:
             self._handles.pop().remove()
 
-    def _keeper(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
-        def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def _keeper(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]:
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             leaves, structure = tree_flatten(output)
-            inputs = {_storage(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
-            kept = [self._keep(leaf, inputs) for leaf in leaves]
+            inputs = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if is_strided(leaf)}
+            kept = [self._keep(leaf, inputs) if is_float(leaf) else leaf for leaf in leaves]
             # Output order follows execution, not the order asked for, when a layer runs again.
             self.outputs.pop(name, None)
-            self.outputs[name] = tree_unflatten(kept, structure)
-            self._as_kept[name] = [(leaf, leaf._version) for leaf in kept if is_float(leaf) and not leaf.is_inference()]
-            onward = [leaf.clone() if self._copies and is_float(leaf) else leaf for leaf in kept]
-            return tree_unflatten(onward, structure)
+            self.outputs[name] = tree_unflatten([k.own if isinstance(k, _Kept) else k for k in kept], structure)
+            self._kept[name] = [each for each in kept if isinstance(each, _Kept)]
+            return tree_unflatten([k.onward if isinstance(k, _Kept) else k for k in kept], structure)
 
         return keep
 
-    def _keep(self, leaf: Any, inputs: Iterable[int]) -> Any:
-        if not is_float(leaf):
-            return leaf
-        # A view, or a layer that hands its input on, shares memory with tensors that others may write to.
-        own = leaf.clone() if leaf._is_view() or _storage(leaf) in inputs else leaf
-        return own.detach().requires_grad_() if self._roots and not own.requires_grad else own
+    def _keep(self, leaf: Tensor, inputs: Iterable[int]) -> _Kept:
+        # A view, or a layer that hands its input on, shares memory with tensors that others may write to; of tensors
+        # made under inference mode nobody knows whether they were.
+        is_shared = leaf._is_view() or _storage(leaf) in inputs or leaf.is_inference()
+        own = leaf.clone() if self._copies or is_shared else leaf
+        if self._roots and not own.requires_grad:
+            own = own.detach().requires_grad_()
+        if not self._copies:
+            return _Kept(own, own, None)
+        return _Kept(own, own.clone() if own.requires_grad else leaf, None if is_shared else leaf)
+
+
+class _Kept:
+    """A kept tensor, what the network went on with, and what the layer returned where nobody else had that."""
+
+    def __init__(self, own: Tensor, onward: Tensor, returned: Tensor | None) -> None:
+        self.own = own
+        self.onward = onward
+        self.returned = returned
+        self.version = _version(own)
+        self._versions = _version(onward), _version(returned)
+
+    def is_untouched(self) -> bool:
+        if (_version(self.onward), _version(self.returned)) != self._versions or self.onward.is_inference():
+            return False
+        return all(each is None or torch.equal(each, self.own) for each in (self.onward, self.returned))
 
 
 @contextmanager
@@ -92,7 +124,8 @@ def watching(model: nn.Module, look: Callable[[nn.Module, tuple[Any, ...], Any],
 
     try:
         for module in model.modules():
-            handles.append(module.register_forward_hook(hook, with_kwargs=True))  # noqa: PERF401 (all that are in come out)
+            if not isinstance(module, torch.jit.ScriptModule):  # these take no hooks
+                handles.append(module.register_forward_hook(hook, with_kwargs=True))  # noqa: PERF401 (all that are in come out)
         yield
     finally:
         while handles:
@@ -101,7 +134,17 @@ def watching(model: nn.Module, look: Callable[[nn.Module, tuple[Any, ...], Any],
 
 def is_float(leaf: Any) -> bool:
     """Whether ``leaf`` is a real floating-point tensor, which activations are."""
-    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+    return is_strided(leaf) and leaf.is_floating_point()
+
+
+def is_strided(leaf: Any) -> bool:
+    """Whether ``leaf`` is a tensor that has its numbers in memory one by one: no sparse one."""
+    return isinstance(leaf, Tensor) and leaf.layout == torch.strided
+
+
+def _version(tensor: Tensor | None) -> int:
+    """How often a tensor was written to, as far as autograd knows."""
+    return 0 if tensor is None or tensor.is_inference() else tensor._version
 
 
 def _storage(tensor: Tensor) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from camkit.capture import Capture, is_float
+from camkit.capture import Capture, is_float, watching
 from camkit.errors import CamkitError, ForwardError, UsageError, is_out_of_memory, reason
 from camkit.layers import declared_extra_tokens
 from camkit.layout import Layout, ReshapeTransform, plan
@@ -53,6 +53,7 @@ class Seen:
         images: what the model got.
         output: what it returned.
         outputs: layer name to what the layer returned, in the order of execution; layers that didn't run are absent.
+        reach: how many times as large as all of ``outputs`` the largest tensor behind them is, at least.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class Seen:
         setup: Setup,
         output: Any,
         outputs: Mapping[str, Any],
+        reach: float,
     ) -> None:
         self.images = images
+        self.reach = reach
         self.output = output
         self.outputs = outputs
         self._layers = layers
@@ -109,10 +112,10 @@ class Seen:
 
 
 class _Known:
-    """What is remembered of a model: plans, what it told at each size of images, layers whose outputs it writes to."""
+    """What is remembered of a model: plans, what it told at each size of images, how it treats outputs. No tensors."""
 
     def __init__(self) -> None:
-        self.overwriting: set[tuple[tuple[str, int], ...]] = set()
+        self.habits: dict[Any, _Habit] = {}
         self.layouts: dict[Any, dict[str, Layout]] = {}
         self.surveys: dict[tuple[int, ...], Survey] = {}
 
@@ -138,32 +141,76 @@ def forward(
         images: a copy in the model's device and dtype is what it gets.
         setup: how the model is called and read.
         roots: whether gradients will be asked for.
-        copies: keep copies of what the layers return. Otherwise they are made where the model turns out to write to it:
-            it runs again then, once, as that is remembered.
+        copies: keep copies of what the layers return. Otherwise that is what the first call does, and later ones if
+            the model wrote to it.
 
     Raises:
         UsageError: images of another rank.
         ForwardError: the model fails on the images.
     """
-    overwriting = _KNOWN.of(model).overwriting
-    key = tuple((name, id(module)) for name, module in layers.items())
+    habits = _KNOWN.of(model).habits
+    key = (roots, *((name, id(module)) for name, module in layers.items()))
     with borrowed(model):
         given = as_input(model, images).detach()
+        habit, ran = habits.get(key), None
         # A copy: some networks normalise their input in place, and tensors made under inference mode can't be saved
         # for backward while their clones can.
-        shown, ran = given.clone(), None
-        if not copies and key not in overwriting:
-            ran = _attempt(model, Capture(layers, roots=roots, copies=False), shown, setup)
+        shown = given.clone()
+        if habit and habit.leaves_alone and not copies:
+            ran = _uncopied(model, Capture(layers, roots=roots, copies=False), shown, setup)
+            if ran is None:
+                shown, habit = given.clone(), None
         if ran is None:
-            shown, capture = given.clone(), Capture(layers, roots=roots)
-            with capture:
-                ran = _call(model, shown, setup), capture.outputs
-            overwriting.add(key)
-        yield Seen(model, layers, shown, setup, *ran)
+            with Capture(layers, roots=roots) as capture, _Largest(model, watch=not (habit or copies)) as largest:
+                output = _call(model, shown, setup)
+            ran = output, capture.outputs
+            if not habit and not copies:
+                habits[key] = habit = _Habit(capture.is_untouched(output), largest.beside(capture.outputs))
+        yield Seen(model, layers, shown, setup, *ran, habit.reach if habit else 1.0)
 
 
-def _attempt(model: nn.Module, capture: Capture, images: Images, setup: Setup) -> tuple[Any, Mapping[str, Any]] | None:
-    """The model's output and the layers', without copies of these; None where the model writes to them."""
+@dataclass(frozen=True)
+class _Habit:
+    """What a model does with what certain layers return.
+
+    Attributes:
+        leaves_alone: it writes to none of it.
+        reach: how many times as large as all of it the largest tensor behind is.
+    """
+
+    leaves_alone: bool
+    reach: float
+
+
+class _Largest:
+    """A context that looks for the largest tensor of a graph among what the modules return."""
+
+    def __init__(self, model: nn.Module, *, watch: bool) -> None:
+        self._bytes: int = 0
+        self._watching = watching(model, self._look) if watch else nullcontext()
+
+    def __enter__(self) -> _Largest:
+        self._watching.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._watching.__exit__(*error)
+
+    def _look(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._bytes = max(self._bytes, *(leaf.nbytes for leaf in tree_leaves(output) if _is_in_graph(leaf)), 0)
+
+    def beside(self, outputs: Mapping[str, Any]) -> float:
+        """Its size in those of all ``outputs`` together, at least 1."""
+        total: int = sum(leaf.nbytes for leaf in tree_leaves(dict(outputs)) if is_float(leaf))
+        return max(1.0, self._bytes / max(total, 1))
+
+
+def _is_in_graph(leaf: Any) -> bool:
+    return is_float(leaf) and leaf.requires_grad
+
+
+def _uncopied(model: nn.Module, capture: Capture, images: Images, setup: Setup) -> tuple[Any, Mapping[str, Any]] | None:
+    """The model's output and the layers', without copies of these; None where the model writes to them after all."""
     try:
         with capture:
             output = _call(model, images, setup)

@@ -33,7 +33,8 @@ def channel_sum(activations: Activations, weights: Weights) -> SignedMaps:
     """Weighted sum over channels, (B, C, *S) and weights to (T, B, *S)."""
     if weights is None:
         return activations.sum(1)[None]
-    if weights.shape[3:].numel() > 1:
+    # On a GPU products may be set to ten bits, sums are not.
+    if weights.shape[3:].numel() > 1 or weights.is_cuda:
         return (weights * activations).sum(2)
     # A matrix product per image: the weighted activations, as many as gradients, are never made.
     sums = weights.flatten(2).transpose(0, 1) @ activations.flatten(2)
@@ -66,21 +67,28 @@ def _first_component(rows: Tensor) -> Tensor:
     # The scale keeps tiny gradients from underflowing when they are squared.
     scale = torch.maximum(rows.amax((1, 2), keepdim=True), -rows.amin((1, 2), keepdim=True))
     scaled = rows / torch.where(scale > 0, scale, 1)
+    if rows.is_cuda:  # where products in float32 may be set to ten bits
+        scaled = scaled.double()
     gram = scaled @ scaled.mT if wide else scaled.mT @ scaled
     finite = gram.isfinite().all(2).all(1)
     gram = torch.where(finite[:, None, None], gram, 0)
-    # An eigendecomposition on an accelerator waits for it, to look whether it converged.
-    leading = leading_by_squaring(gram) if gram.is_cuda else torch.linalg.eigh(gram).eigenvectors[:, :, -1]
+    leading = leading_eigenvector(gram)
     if wide:
         value = (leading[:, None] @ gram @ leading[:, :, None]).squeeze(2)
         projection = leading * value.clamp(min=0).sqrt()
     else:
         projection = (torch.where(finite[:, None, None], scaled, 0) @ leading[:, :, None]).squeeze(2)
-    return torch.where(finite[:, None], projection * scale[:, :, 0], math.nan)
+    return torch.where(finite[:, None], projection.to(rows.dtype) * scale[:, :, 0], math.nan)
+
+
+def leading_eigenvector(gram: Tensor) -> Tensor:
+    """The unit eigenvector of the largest eigenvalue of positive semidefinite matrices, (B, N, N) to (B, N)."""
+    # An eigendecomposition on an accelerator waits for it, to look whether it converged.
+    return leading_by_squaring(gram) if gram.is_cuda else torch.linalg.eigh(gram).eigenvectors[:, :, -1]
 
 
 def leading_by_squaring(gram: Tensor) -> Tensor:
-    """The unit eigenvector of the largest eigenvalue of positive semidefinite matrices, (B, N, N) to (B, N).
+    """What :func:`leading_eigenvector` says, without waiting for the device.
 
     Power iteration on a matrix that is squared again and again: after :data:`SQUARINGS` of them what belongs to the
     other eigenvalues is gone, and every column is the eigenvector times a number. In float64, as errors add up.

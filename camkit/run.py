@@ -21,7 +21,7 @@ from camkit.targets import Rows, Targets, rows, score
 HALF_PRECISION_SCALE = 1024.0
 """Gradients of float16 networks are computed this much larger, as most of them lie below float16's normal range."""
 BACKWARD_BYTES = 16 * 2**20
-"""Several targets share a backward as long as their gradients in the target layers take no more memory than this."""
+"""Several targets share a backward as long as their largest gradients take no more memory than this."""
 
 
 class Pass:
@@ -43,8 +43,10 @@ class Pass:
         outputs: Mapping[str, Any],
         layouts: Mapping[str, Mapping[str, Layout]],
         wanted: Rows | None,
+        reach: float = 1.0,
     ) -> None:
         self.answer = found
+        self._reach = reach
         self.chosen, self._scores = score(found.rows, wanted)
         self.scores = self._scores.detach()
         self.logits = found.rows.detach() if isinstance(found.rows, Tensor) else self.scores[:, :0]
@@ -57,7 +59,8 @@ class Pass:
         """The gradients of every image's score in every layer, for some of the targets after the other.
 
         Laid out like the activations, (T, B, C, *spatial) for the next T targets: as many as share a backward, which
-        they do as long as their gradients fit in :data:`BACKWARD_BYTES`.
+        they do as long as the largest of their gradients, also behind the layers, fit in :data:`BACKWARD_BYTES`, and
+        half as many where memory doesn't suffice.
 
         Raises:
             LayerError: a score doesn't depend on a layer.
@@ -66,11 +69,19 @@ class Pass:
         leaves = [leaf for layer in kept.values() for leaf in layer]
         if not self._scores.requires_grad:
             raise LayerError(f"no gradient reaches {_names(kept)}: the layer runs after the score, or under no_grad")
-        count = self._scores.shape[1]
-        together = max(1, BACKWARD_BYTES // sum(leaf.numel() * leaf.element_size() for leaf in leaves))
-        for first in range(0, count, together):
+        count, first = self._scores.shape[1], 0
+        largest = int(self._reach * sum(leaf.nbytes for leaf in leaves))
+        together = max(1, BACKWARD_BYTES // largest)
+        while first < count:
             targets = range(first, min(first + together, count))
-            found = backward(self._scores, leaves, targets, retain=targets.stop < count)
+            try:
+                found = backward(self._scores, leaves, targets, retain=targets.stop < count)
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or together == 1:
+                    raise
+                together = len(targets) // 2
+                continue
+            first = targets.stop
             of = {id(leaf): gradient for leaf, gradient in zip(leaves, found, strict=True)}
             unused = [name for name, layer in kept.items() if all(of[id(leaf)] is None for leaf in layer)]
             if unused:
@@ -180,7 +191,7 @@ def run(
         layouts = {name: _layouts(seen, name) for name in layers}
         found = answer(seen.output, len(seen.images), setup.output)
         with torch.autocast(seen.images.device.type, enabled=False):
-            yield Pass(found, seen.outputs, layouts, wanted)
+            yield Pass(found, seen.outputs, layouts, wanted, seen.reach)
 
 
 def _layouts(seen: Seen, name: str) -> dict[str, Layout]:

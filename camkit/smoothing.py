@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from camkit.cam import CAM, Explanation
-from camkit.errors import UsageError
+from camkit.errors import ForwardError, UsageError
 from camkit.methods import Method, Reduction, principal_component
 from camkit.shapes import Images
 from camkit.targets import Targets, rows
@@ -37,6 +38,12 @@ class Wrapper(CAM):
     def target_layers(self, images: Images, targets: Targets = None) -> dict[str, nn.Module]:
         """See :meth:`camkit.CAM.target_layers`."""
         return self.cam.target_layers(images, targets)
+
+    def pinned(self, layers: Sequence[str]) -> CAM:
+        """See :meth:`camkit.CAM.pinned`."""
+        fixed = copy(self)
+        fixed.cam = self.cam.pinned(layers)
+        return fixed
 
     def compute_all(
         self,
@@ -129,12 +136,21 @@ class AugSmooth(Wrapper):
         first = self.cam.compute_all(images, targets, methods, reduction, check=check)
         chosen = first[0].targets
         sums = [_Sum(explanation) for explanation in first]
-        for views in self._chunks(batch):
+        cam = self.cam.pinned(first[0].layers)
+        waiting = self._chunks(batch)
+        while waiting:
+            views = waiting.pop(0)
             together = torch.cat([view.of(images) for view in views])
             repeated = chosen.repeat(len(views), 1) if isinstance(chosen, Tensor) else chosen * len(views)
-            for total, found in zip(
-                sums, self.cam.compute_all(together, repeated, methods, reduction, check=check), strict=True
-            ):
+            try:
+                made = cam.compute_all(together, repeated, methods, reduction, check=check)
+            except ForwardError:
+                if len(views) == 1:
+                    raise
+                # Some networks take batches of one size only.
+                waiting = [(view,) for view in (*views, *chain.from_iterable(waiting))]
+                continue
+            for total, found in zip(sums, made, strict=True):
                 total.add(views, found)
         return [total.mean() for total in sums]
 

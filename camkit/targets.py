@@ -84,6 +84,7 @@ def score(rows: Tensor | Sequence[Any], wanted: Rows | None) -> tuple[Chosen, Sc
     elif isinstance(wanted, Tensor):
         # Nothing is read back to be looked at: a category there isn't has a score of NaN, and gradients of NaN.
         logits = _logits(rows)
+        wanted = wanted.to(logits.device, non_blocking=True)
         known = (wanted >= 0) & (wanted < logits.shape[1])
         found = logits.gather(1, wanted.clamp(0, logits.shape[1] - 1))
         scores = found * torch.where(known, 1.0, torch.nan).to(found.dtype)
@@ -134,19 +135,23 @@ def _logits(rows: Tensor | Sequence[Any]) -> Tensor:
 def _categories(logits: Tensor, wanted: list[list[int]] | None) -> Tensor:
     if wanted is None:
         return logits.detach().argmax(1, keepdim=True)
-    count = logits.shape[1]
-    for category in {category for row in wanted for category in row}:
-        if not 0 <= category < count:
-            raise UsageError(f"category {category} is outside 0..{count - 1}")
+    _require_known(wanted, logits.shape[1])
     made = torch.tensor(wanted)
     # From pinned memory the copy doesn't wait for what the device has in its queue.
     return made.pin_memory().to(logits.device, non_blocking=True) if logits.is_cuda else made.to(logits.device)
 
 
+def _require_known(wanted: list[list[int]], count: int) -> None:
+    for category in {category for row in wanted for category in row}:
+        if not 0 <= category < count:
+            raise UsageError(f"category {category} is outside 0..{count - 1}")
+
+
 def _one(rows: Tensor | Sequence[Any], image: int, target: Target) -> Tensor:
     if isinstance(target, int):
-        row = _logits(rows)[image]
-        return row[_categories(row[None], [[target]])[0, 0]]
+        logits = _logits(rows)
+        _require_known([[target]], logits.shape[1])
+        return logits[image, target]
     value = target(rows[image])
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise UsageError(f"target {target!r} must return a scalar tensor, got {getattr(value, 'shape', type(value))}")

@@ -184,60 +184,149 @@ def test_no_tensor_survives_a_call() -> None:
     assert [ref() for ref in alive] == [None]
 
 
+class Writes(SmallCNN):
+    """Something is written to what ``norm1`` returned."""
+
+    def __init__(self, write: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.write = write
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.norm1(self.conv1(images))
+        self.write(features)
+        logits: Tensor = self.head(features.mean((2, 3)))
+        return logits
+
+
+def numpy_write(tensor: Tensor) -> None:
+    tensor.detach().numpy()[...] *= 2
+
+
+WRITES = {
+    "in place": lambda t: t.mul_(2),
+    "through a view": lambda t: t.view(-1).add_(1),
+    "detached": lambda t: t.detach().zero_(),
+    "data": lambda t: t.data.mul_(2),
+    "numpy": numpy_write,
+    "relu": lambda t: t.relu_(),
+}
+
+
 class TestCopies:
-    """Outputs are copied for the network where it writes to them, which shows when it first runs."""
+    """What layers return is kept as a copy in the first call, and later where something wrote to it."""
 
-    def forwards(self, model: nn.Module, layer: str, method: str) -> list[int]:
-        """How often the model ran in each of three calls."""
-        runs: list[int] = []
-        handle = model.conv1.register_forward_hook(lambda *_: runs.append(1))
-        counts = []
-        cam = CAM(model, method, layer)
-        for _ in range(3):
-            runs.clear()
-            cam(IMAGES, 1)
-            counts.append(len(runs))
-        handle.remove()
-        return counts
-
+    @pytest.mark.parametrize("write", WRITES)
     @pytest.mark.parametrize("method", ["GradCAM", "EigenCAM"])
-    def test_a_network_that_writes_to_a_layers_output_runs_again_once(self, method: str) -> None:
-        assert self.forwards(seeded(SmallCNN(inplace=True)), "norm2", method) == [2, 1, 1]
-        assert self.forwards(seeded(SmallCNN(inplace=True)), "conv2", method) == [1, 1, 1]
-        assert self.forwards(seeded(SmallCNN()), "norm2", method) == [1, 1, 1]
-
-    def test_what_is_not_written_to_is_not_copied(self) -> None:
-        model = seeded(SmallCNN())
-        given: list[Tensor] = []
-        model.norm2.register_forward_pre_hook(lambda module, args: given.append(args[0]))
-        with run(model, resolve(model, "conv2"), IMAGES, 0) as evidence:
-            assert given[0].data_ptr() == evidence.activations["conv2"].data_ptr()
-
-    @pytest.mark.parametrize("write", [lambda t: t.mul_(2), lambda t: t.view(-1).add_(1), lambda t: t.detach().zero_()])
-    def test_every_way_to_write_is_noticed(self, write: Callable[[Tensor], Tensor]) -> None:
-        class Writes(SmallCNN):
-            def forward(self, images: Tensor) -> Tensor:
-                features = self.norm1(self.conv1(images))
-                write(features)
-                logits: Tensor = self.head(features.mean((2, 3)))
-                return logits
-
-        model = seeded(Writes())
-        for method in ("GradCAM", "EigenCAM"):
+    def test_no_way_to_write_reaches_what_is_kept(self, write: str, method: str) -> None:
+        model = seeded(Writes(WRITES[write]))
+        expected = model.norm1(model.conv1(IMAGES)).detach()
+        for _ in range(3):
             with run(model, resolve(model, "norm1"), IMAGES, 0, gradients=method == "GradCAM") as evidence:
-                assert_close(evidence.activations["norm1"], model.norm1(model.conv1(IMAGES)))
+                assert_close(evidence.activations["norm1"], expected, rtol=0, atol=0)
+                if method == "GradCAM":
+                    next(evidence.gradients())
+
+    def test_the_network_runs_once_in_every_call(self) -> None:
+        for model in (seeded(SmallCNN()), seeded(SmallCNN(inplace=True))):
+            runs: list[int] = []
+            model.conv1.register_forward_hook(lambda *_, runs=runs: runs.append(1))
+            for _ in range(3):
+                CAM(model, "GradCAM", "norm2")(IMAGES, 1)
+            assert len(runs) == 3
+
+    @pytest.mark.parametrize("inplace", [False, True])
+    def test_what_is_not_written_to_is_not_copied_again(self, inplace: bool) -> None:
+        model = seeded(SmallCNN(inplace=inplace))
+        given: list[int] = []
+        model.norm2.register_forward_pre_hook(lambda module, args: given.append(args[0].data_ptr()))
+        for call in range(3):
+            with run(model, resolve(model, "conv2"), IMAGES, 0) as evidence:
+                assert (given[-1] == evidence.activations["conv2"].data_ptr()) == (call > 0)
+
+    def test_a_network_that_begins_to_write_is_noticed(self) -> None:
+        model = seeded(SmallCNN())
+        cam = CAM(model, "GradCAM", "norm2")
+        expected = [cam(IMAGES, 1) for _ in range(2)][1]
+        model.inplace = True
+        for _ in range(3):
+            assert_close(cam(IMAGES, 1), expected)
 
     def test_the_second_of_two_layers_is_looked_after_too(self) -> None:
         plain, inplace = seeded(SmallCNN()), seeded(SmallCNN(inplace=True))
         expected = CAM(plain, "LayerCAM", ["conv1", "norm2"]).explain(IMAGES, 2)
-        assert_close(CAM(inplace, "LayerCAM", ["conv1", "norm2"]).explain(IMAGES, 2).raw, expected.raw)
+        for _ in range(2):
+            assert_close(CAM(inplace, "LayerCAM", ["conv1", "norm2"]).explain(IMAGES, 2).raw, expected.raw)
 
-    def test_a_forward_that_fails_is_not_taken_for_one_that_writes(self) -> None:
+    def test_what_the_model_returns_is_not_the_score_functions_to_write_to(self) -> None:
+        model = seeded(nn.Sequential(nn.Conv2d(3, 5, 3, 2, 1)))
+        expected = model(IMAGES).detach()
+        for gradients in (True, False):
+            for _ in range(2):
+                with run(
+                    model, resolve(model, "0"), IMAGES, lambda row: row.sigmoid_().sum(), gradients=gradients
+                ) as e:
+                    assert_close(e.activations["0"], expected)
+
+    def test_layers_under_inference_mode(self) -> None:
+        class Frozen(SmallCNN):
+            def forward(self, images: Tensor) -> Tensor:
+                features = self.norm1(self.conv1(images))
+                with torch.inference_mode():
+                    aside = self.conv2(features)
+                    aside.mul_(3)
+                logits: Tensor = self.head((features + aside.clone()).mean((2, 3)))
+                return logits
+
+        model = seeded(Frozen())
+        expected = model.conv2(model.norm1(model.conv1(IMAGES))).detach()
+        for _ in range(2):
+            with run(model, resolve(model, "conv2"), IMAGES, 0, gradients=False) as evidence:
+                assert_close(evidence.activations["conv2"], expected)
+
+    @pytest.mark.parametrize("name", ["by keyword", "kept by the module"])
+    def test_what_others_have_too(self, name: str) -> None:
+        class Hands(nn.Module):
+            def forward(self, given: Tensor) -> Tensor:
+                self.out = given if name == "by keyword" else 2 * given
+                return self.out
+
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv, self.layer = nn.Conv2d(3, 5, 3, 2, 1), Hands()
+
+            def forward(self, images: Tensor) -> Tensor:
+                features = self.conv(images)
+                made = self.layer(given=features)
+                with torch.no_grad():
+                    (features if name == "by keyword" else self.layer.out).data.add_(1)
+                return made.mean((2, 3))
+
+        model = seeded(Net())
+        expected = model.conv(IMAGES).detach() * (1 if name == "by keyword" else 2)
+        for _ in range(3):
+            with run(model, resolve(model, "layer"), IMAGES, 0) as evidence:
+                assert_close(evidence.activations["layer"], expected)
+
+    def test_a_forward_that_fails_says_so(self) -> None:
         model = seeded(SmallCNN())
-        with pytest.raises(ForwardError, match="have 3 channels"):
-            CAM(model, "GradCAM", "conv2")(IMAGES[:, :1], 0)
-        assert self.forwards(model, "conv2", "GradCAM") == [1, 1, 1]
-        given: list[int] = []
-        model.norm2.register_forward_pre_hook(lambda module, args: given.append(args[0].data_ptr()))
-        with run(model, resolve(model, "conv2"), IMAGES, 0) as evidence:
-            assert given == [evidence.activations["conv2"].data_ptr()]
+        for _ in range(2):
+            CAM(model, "GradCAM", "conv2")(IMAGES, 0)
+            with pytest.raises(ForwardError, match="have 3 channels"):
+                CAM(model, "GradCAM", "conv2")(IMAGES[:, :1], 0)
+
+    def test_sparse_tensors_pass_through(self) -> None:
+        class Sparse(nn.Module):
+            def forward(self, features: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+                return 2 * features, other
+
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv, self.layer = nn.Conv2d(3, 5, 3, 2, 1), Sparse()
+
+            def forward(self, images: Tensor) -> Tensor:
+                made: Tensor = self.layer(self.conv(images), torch.eye(3).to_sparse())[0]
+                return made.mean((2, 3))
+
+        assert CAM(seeded(Net()), "GradCAM", "layer")(IMAGES, 0).any()

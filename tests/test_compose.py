@@ -112,3 +112,16 @@ def test_reading_goes_to_the_cam() -> None:
         camkit.explain(model, IMAGES, "GradCAM", 1, "conv2")
     found = camkit.explain(model, IMAGES, "GradCAM", 1, "conv2", output=1)["GradCAM"]
     assert_close(found.logits, model(IMAGES)[1].detach())
+
+
+def test_a_default_layer_that_is_dead_for_these_targets_is_chosen_anew_as_for_one_method() -> None:
+    class Heads(SmallCNN):
+        def forward(self, images: torch.Tensor) -> Any:
+            early = self.norm1(self.conv1(images))
+            late = self.norm2(self.conv2(early.detach()))
+            return torch.stack([late.mean((1, 2, 3)), early.square().mean((1, 2, 3))], 1)
+
+    model = seeded(Heads())
+    assert CAM(model).explain(IMAGES, 0).layers == ("norm2",)
+    found = camkit.explain(model, IMAGES, ["EigenCAM", "GradCAM"], 1)
+    assert {explanation.layers for explanation in found.values()} == {("norm1",)}

@@ -36,6 +36,16 @@ def test_agrees_with_the_slow_oracle(grids: list[tuple[int, ...]], size: tuple[i
     assert_close(normalise(exact), torch.from_numpy(np.stack(slow)), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("together", [1, 2, 3, 7])
+def test_parts_make_the_whole(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layers = [torch.randn(7, *grid, generator=generator) for grid in ((4, 5), (8, 10))]
+    whole = finish(layers, (16, 20))
+    monkeypatch.setattr("camkit.maps.CACHE_NUMBERS", together * 16 * 20)
+    assert_close(finish(layers, (16, 20)), whole, rtol=0, atol=0)
+    assert_close(whole, torch.cat([finish([maps[i : i + 1] for maps in layers], (16, 20)) for i in range(7)]))
+
+
 def test_lies_in_zero_to_one_and_reaches_both() -> None:
     made = finish([1e-4 * signed(5, 5)], (30, 30))
     assert_close(made.amin((1, 2)), torch.zeros(2), rtol=0, atol=0)

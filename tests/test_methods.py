@@ -153,6 +153,18 @@ class TestPrincipalComponent:
         overlap = (made * basis[:, :, -1]).sum(1).abs()
         assert_close(overlap, torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-8)
 
+    @pytest.mark.parametrize("shape", [(64, 3, 3), (4, 6, 6)], ids=["wide", "tall"])
+    def test_squaring_makes_the_same_map(self, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+        weighted = torch.randn(4, *shape, generator=torch.Generator().manual_seed(2))
+        weighted[1] = 0
+        weighted[2, 0, 0, 0] = torch.nan
+        expected = principal(weighted)
+        monkeypatch.setattr("camkit.methods.leading_eigenvector", leading_by_squaring)
+        made = principal(weighted)
+        assert_close(made, expected, rtol=0, atol=1e-4, equal_nan=True)
+        assert made[2].isnan().all()
+        assert not made[1].any()
+
     def test_squaring_survives_nothing(self) -> None:
         assert leading_by_squaring(torch.zeros(2, 5, 5)).isfinite().all()
 

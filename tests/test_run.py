@@ -124,17 +124,48 @@ def test_memory_bounds_how_many_targets_share_a_backward(monkeypatch: pytest.Mon
         assert_close(found, expected)
 
 
-def test_out_of_memory_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+@pytest.mark.parametrize(("fitting", "sizes"), [(2, [2, 2]), (1, [1, 1, 1, 1]), (0, [])])
+def test_where_memory_does_not_suffice_half_as_many_share_a_backward(
+    monkeypatch: pytest.MonkeyPatch, fitting: int, sizes: list[int]
+) -> None:
+    model = seeded(SmallCNN())
+    expected, _ = gradients_of(model, "conv2", TARGETS)
+    original = torch.autograd.grad
 
-    def grad(*_: Any, **__: Any) -> Any:
-        calls.append(1)
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    def grad(scores: Tensor, leaves: Any, wanted: Tensor, **options: Any) -> Any:
+        if (len(wanted) if options["is_grads_batched"] else 1) > fitting:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(scores, leaves, wanted, **options)
 
     monkeypatch.setattr(torch.autograd, "grad", grad)
-    with pytest.raises(torch.OutOfMemoryError):
-        CAM(seeded(SmallCNN()), "GradCAM", "conv2")(IMAGES, TARGETS)
-    assert len(calls) == 1
+    if not fitting:
+        with pytest.raises(torch.OutOfMemoryError):
+            CAM(model, "GradCAM", "conv2")(IMAGES, TARGETS)
+        return
+    found, made = gradients_of(model, "conv2", TARGETS)
+    assert made == sizes
+    assert_close(found, expected)
+
+
+def test_large_tensors_behind_a_small_layer_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Widens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.neck = nn.Conv2d(3, 2, 3, 4, 1)
+            self.up = nn.ConvTranspose2d(2, 8, 4, 4)
+            self.out = nn.Conv2d(8, 5, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.out(self.up(self.neck(images)).relu()).mean((2, 3))
+
+    model = seeded(Widens())
+    neck, up = 2 * 2 * 4 * 4 * 4, 2 * 8 * 16 * 16 * 4
+    expected = one_by_one(model, "neck")
+    monkeypatch.setattr(camkit.run, "BACKWARD_BYTES", 2 * up)
+    found, made = gradients_of(model, "neck", TARGETS)
+    assert 4 * neck < 2 * up
+    assert made == [2, 2]
+    assert_close(found, expected)
 
 
 @pytest.mark.parametrize("targets", [1, TARGETS], ids=["one", "several"])

@@ -51,3 +51,31 @@ def test_keyword_arguments_that_belong_to_images_get_one_view_at_a_time() -> Non
 def test_a_chunk_size_counts_images(chunk_size: Any) -> None:
     with pytest.raises(UsageError, match="chunk_size counts images, got"):
         AugSmooth(CAM(seeded(SmallCNN())), chunk_size=chunk_size)
+
+
+def test_networks_that_take_one_image_only_get_one_view_at_a_time() -> None:
+    class Single(SmallCNN):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            assert len(images) == 1
+            return super().forward(images)
+
+    made = AugSmooth(CAM(seeded(Single()), "GradCAM", "norm2"))(IMAGES[:1], 0)
+    assert_close(made, AugSmooth(CAM(seeded(SmallCNN()), "GradCAM", "norm2"))(IMAGES[:1], 0))
+
+
+def test_views_have_the_default_layer_of_the_images_as_given() -> None:
+    class Gated(SmallCNN):
+        """The brighter half decides which norm counts, and a flip exchanges the halves."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            left = (images[..., :8].sum((1, 2, 3)) > images[..., 8:].sum((1, 2, 3)))[:, None, None, None]
+            early = self.norm1(self.conv1(images))
+            late = self.norm2(self.conv2(early.detach()))
+            logits: torch.Tensor = self.head(torch.where(left, late, early).relu().mean((2, 3)))
+            return logits
+
+    image = IMAGES[:1].abs().clone()
+    image[..., 8:] = 0
+    found = AugSmooth(CAM(seeded(Gated()), "GradCAM"), chunk_size=1).explain(image, 0)
+    assert found.layers == ("norm2",)
+    assert found.maps.any()

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from camkit import CAM
 from camkit.errors import NonFiniteError, UsageError
-from camkit.targets import score
+from camkit.targets import rows, score
 from tests.networks import SmallCNN, seeded
 
 IMAGES = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -154,3 +154,23 @@ def test_classes_that_stay_on_their_device() -> None:
     assert gradient[0].isfinite().all()
     assert gradient[1].isnan().any()
     assert chosen.tolist() == [[1, 4], [5, -1]]
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (torch.zeros(2, device="meta"), "targets are class indices, got a tensor of torch.float32"),
+        (torch.zeros(2, device="meta", dtype=torch.bool), "got a tensor of torch.bool"),
+        (torch.zeros(3, device="meta", dtype=torch.long), r"targets \(3,\) for 2 images"),
+        (torch.zeros(2, 0, device="meta", dtype=torch.long), r"targets \(2, 0\) for 2 images"),
+    ],
+)
+def test_classes_on_a_device_that_are_none(targets: Tensor, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        rows(targets, 2)
+
+
+def test_classes_on_a_device_are_left_there() -> None:
+    found = rows(torch.zeros(2, device="meta", dtype=torch.int32), 2)
+    assert isinstance(found, Tensor)
+    assert (found.device.type, found.shape, found.dtype) == ("meta", (2, 1), torch.int64)

@@ -220,21 +220,30 @@ def ask_grad_cam(question: Question, of: Subject) -> Answer:
     targets = [[ClassifierOutputTarget(category) for category in column] for column in of.columns]
     smoothing = {"eigen_smooth": question.eigen_smooth, "aug_smooth": question.aug_smooth}
 
+    @contextmanager
+    def hooked(cam: Any) -> Iterator[None]:
+        cam.activations_and_grads = ActivationsAndGradients(of.model, of.modules, of.layout)
+        try:
+            yield
+        finally:
+            cam.activations_and_grads.release()
+
     def call() -> list[Any]:
+        if len(cams) == 1:
+            return [cams[0](of.images, column, **smoothing) for column in targets]
         found = []
         for cam in cams:
-            cam.activations_and_grads = ActivationsAndGradients(of.model, of.modules, of.layout)
-            found += [cam(of.images, column, **smoothing) for column in targets]
-            cam.activations_and_grads.release()
+            with hooked(cam):  # all at once they would hook for each other
+                found += [cam(of.images, column, **smoothing) for column in targets]
         return found
 
     @contextmanager
     def around() -> Iterator[None]:
         try:
-            yield
+            with hooked(cams[0]) if len(cams) == 1 else nullcontext():
+                yield
         finally:
             for cam in cams:
-                cam.activations_and_grads.release()
                 cam.outputs = None  # and with it the graph, which it keeps until it is called again
             of.model.zero_grad(set_to_none=True)
 

@@ -120,15 +120,13 @@ def quiet() -> Iterator[None]:
 
 
 def summary(times: Times, against: Times) -> dict[str, Any]:
-    """Median, quartiles, and the ratio of medians over the rounds that both ran in."""
-    shared = [index for index in times.by_round if index in against.by_round]
-    mine, other = ([each.by_round[index] for index in shared] for each in (times, against))
-    ratios = [a / b for a, b in zip(mine, other, strict=True)]
+    """Median and quartiles, of seconds and of the ratios in the rounds that both ran in."""
+    ratios = [times.by_round[each] / against.by_round[each] for each in times.by_round if each in against.by_round]
     return {
         "rounds": len(times.by_round),
         "seconds": _median(times),
         "quartiles": quartiles(times.seconds),
-        "ratio": statistics.median(mine) / statistics.median(other),
+        "ratio": statistics.median(ratios),
         "ratio_quartiles": quartiles(ratios),
     }
 
