@@ -70,7 +70,15 @@ def main(words: Sequence[str] | None = None) -> None:
         if part in MEASURED:
             # Where it was measured is asked for first: a commit made meanwhile isn't the one that was measured.
             found = {"machine": where(options.device)}
+            has_cells = part in ("speed", "memory")
+            earlier = comparable(folder / f"{part}.json", found["machine"]) if options.only and has_cells else []
             found |= measured(part, plan, options.device, options.only or [])
+            if earlier:
+                again = {row["cell"] for row in found["rows"]}
+                rows = [*(row for row in earlier if row["cell"] not in again), *found["rows"]]
+                order = [cell.name for cell in (plan.speed if part == "speed" else plan.memory)]
+                rows.sort(key=lambda row: order.index(row["cell"]))
+                found["rows"] = judged(rows, of_memory=part == "memory")
             (folder / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n")
     results = load(folder)
     if not results:
@@ -85,6 +93,25 @@ def main(words: Sequence[str] | None = None) -> None:
     print(f"wrote: {folder}")
 
 
+def comparable(file: Path, machine_: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an earlier run, which cells that are measured again replace.
+
+    Raises:
+        SystemExit: it was of other code, versions or hardware.
+    """
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())
+    before, now = ({k: v for k, v in each.items() if k != "commit"} for each in (found["machine"], machine_))
+    commits = found["machine"]["commit"], machine_["commit"]
+    changes = subprocess.run(["git", "diff", "--quiet", *commits, "--", ":/camkit"], check=False, cwd=RESULTS)
+    if before != now or changes.returncode:
+        raise SystemExit(
+            f"{file} was measured elsewhere or with other code: measure all of it, or choose another --out"
+        )
+    return list(found["rows"])
+
+
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -93,7 +120,12 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="less of everything, in 3 minutes")
     size.add_argument("--smoke", action="store_true", help="a tiny network, 2 rounds: does it work?")
-    parser.add_argument("--only", nargs="+", metavar="CELL", help="parts of cells' names, such as swin or b16-methods")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="CELL",
+        help="parts of cells' names, such as swin or b16-methods; with --out, they replace those rows there",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, help="a folder for the results")
     options = parser.parse_args(words)

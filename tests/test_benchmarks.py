@@ -211,6 +211,22 @@ def test_the_command_writes_json_markdown_and_charts(
     assert "not measured" in capsys.readouterr().out
 
 
+def test_cells_measured_again_replace_their_rows(
+    rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.__main__.rows_of", lambda *_: rows)
+    main(["speed", "--smoke", "--out", str(tmp_path)])
+    again = [row | {"seconds": 7.0} for row in rows if row["cell"] == "tiny-early-b2-GradCAM"]
+    monkeypatch.setattr("benchmarks.__main__.rows_of", lambda *_: again)
+    main(["speed", "--smoke", "--only", "early", "--out", str(tmp_path)])
+    written = json.loads((tmp_path / "speed.json").read_text())
+    assert [row["cell"] for row in written["rows"]] == [row["cell"] for row in rows]
+    assert {row["cell"] for row in written["rows"] if row.get("seconds") == 7.0} == {"tiny-early-b2-GradCAM"}
+    (tmp_path / "speed.json").write_text(json.dumps(written | {"machine": written["machine"] | {"threads": 99}}))
+    with pytest.raises(SystemExit, match="was measured elsewhere or with other code"):
+        main(["speed", "--smoke", "--only", "early", "--out", str(tmp_path)])
+
+
 def test_cells_are_chosen_by_parts_of_their_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert [cell.batch for cell in _chosen(cells.FULL, ["swin-late"])] == [1, 4, 16]
     with pytest.raises(SystemExit, match="no cell's name holds nothing"):
