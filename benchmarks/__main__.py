@@ -69,7 +69,7 @@ def main(words: Sequence[str] | None = None) -> None:
     for part in options.parts:
         if part in MEASURED:
             # Where it was measured is asked for first: a commit made meanwhile isn't the one that was measured.
-            found = {"machine": where(options.device)}
+            found: dict[str, Any] = {"machine": where(options.device)}
             has_cells = part in ("speed", "memory")
             earlier = comparable(folder / f"{part}.json", found["machine"]) if options.only and has_cells else []
             found |= measured(part, plan, options.device, options.only or [])

@@ -76,7 +76,7 @@ FULL = (
     Cell("swin", "late", 4, "methods", TOKENS, ("GradCAM",), rounds=(5, 15), seconds=32),
     Cell("swin", "late", 16, "methods", ("grad-cam",), ("GradCAM",), rounds=(2, 4), seconds=30),
     Cell("vit", "late", 1, "methods", TOKENS, ("GradCAM",), rounds=(4, 15), seconds=20),
-    Cell("vit", "late", 4, "methods", TOKENS, ("GradCAM",), rounds=(6, 12), seconds=120),
+    Cell("vit", "late", 4, "methods", TOKENS, ("GradCAM",), rounds=(6, 15), seconds=230),
     Cell("vit", "late", 16, "methods", ("grad-cam",), ("GradCAM",), rounds=(1, 3), seconds=30),
     Cell("swin", "early", 1, "GradCAM", TOKENS, rounds=(3, 15), seconds=6),
     Cell("swin", "early", 16, "GradCAM", ("grad-cam",), rounds=(2, 5), seconds=10),
