@@ -41,6 +41,7 @@ class Plan:
 
     speed: tuple[cells.Cell, ...]
     memory: tuple[cells.Cell, ...]
+    repeats: int
     soak: int
     startup: int
     vis_cam: bool
@@ -51,9 +52,9 @@ class Plan:
 
 
 PLANS = {
-    "full": Plan(cells.FULL, memory.FULL, 3000, 5, True, scaling.FULL, "resnet50", 9, throughput.FULL),
-    "quick": Plan(cells.QUICK, memory.QUICK, 300, 1, False, scaling.QUICK, "resnet50", 3, throughput.QUICK),
-    "smoke": Plan(cells.SMOKE, memory.SMOKE, 150, 1, False, scaling.SMOKE, "tiny", 2, throughput.SMOKE),
+    "full": Plan(cells.FULL, memory.FULL, 3, 3000, 5, True, scaling.FULL, "resnet50", 9, throughput.FULL),
+    "quick": Plan(cells.QUICK, memory.QUICK, 1, 300, 1, False, scaling.QUICK, "resnet50", 3, throughput.QUICK),
+    "smoke": Plan(cells.SMOKE, memory.SMOKE, 1, 150, 1, False, scaling.SMOKE, "tiny", 2, throughput.SMOKE),
 }
 
 
@@ -145,7 +146,7 @@ def measured(part: str, plan: Plan, device: str, only: Sequence[str]) -> dict[st
         case "speed":
             return {"rows": judged(rows_of(_chosen(plan.speed, only), device))}
         case "memory":
-            return {"rows": judged(memory.rows_of(_chosen(plan.memory, only), device), of_memory=True)}
+            return {"rows": judged(memory.rows_of(_chosen(plan.memory, only), device, plan.repeats), of_memory=True)}
         case "soak":
             return isolated(soak, plan.soak, device)
         case "startup":

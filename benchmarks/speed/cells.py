@@ -91,16 +91,15 @@ FULL = (
 )
 
 QUICK = (
-    Cell("resnet50", "late", 1, "methods", rounds=(3, 9), seconds=12),
-    Cell("resnet50", "late", 4, "methods", (), rounds=(3, 9), seconds=6),
-    Cell("resnet50", "early", 4, "GradCAM", rounds=(2, 5), seconds=6),
+    Cell("resnet50", "late", 1, "methods", rounds=(3, 9), seconds=10),
+    Cell("resnet50", "early", 4, "GradCAM", rounds=(2, 5), seconds=5),
     Cell("resnet50", "late", 1, "eigen-smooth", ("grad-cam",), rounds=(3, 9), seconds=3),
     Cell("resnet50", "late", 1, "aug-smooth", ("grad-cam",), rounds=(2, 5), seconds=4),
     Cell("resnet50", "late", 1, "all six", (), rounds=(3, 9), seconds=3),
-    Cell("resnet50", "late", 1, "categories", ("torchcam",), categories=100, rounds=(2, 9), seconds=5),
+    Cell("resnet50", "late", 1, "categories", ("torchcam",), categories=100, rounds=(2, 9), seconds=4),
     Cell("resnet50", "four", 1, "layers", rounds=(2, 5), seconds=3),
     Cell("swin", "late", 1, "methods", TOKENS, ("GradCAM",), rounds=(2, 5), seconds=3),
-    Cell("vit", "late", 1, "methods", TOKENS, ("GradCAM",), rounds=(2, 5), seconds=5),
+    Cell("vit", "late", 1, "GradCAM", TOKENS, rounds=(2, 5), seconds=4),
     Cell("mobilenet", "late", 1, "GradCAM", rounds=(2, 5), seconds=2),
     Cell("convnext", "late", 1, "GradCAM", rounds=(2, 5), seconds=3),
 )

@@ -20,9 +20,6 @@ from benchmarks.speed.timing import once, quiet
 CALLS = 2
 """What a call leaves behind counts in the next one's peak."""
 
-REPEATS = 3
-"""How many processes the median is of where percents count: a library's own buffers come and go."""
-
 FULL = (
     Cell("resnet50", "late", 16, "GradCAM"),
     Cell("resnet50", "late", 16, "all six", ()),
@@ -32,12 +29,15 @@ QUICK = (Cell("resnet50", "late", 4, "GradCAM", ("grad-cam",)),)
 SMOKE = (Cell("tiny", "late", 256, "GradCAM", ()),)
 
 
-def rows_of(cells: Iterable[Cell], device: str) -> list[dict[str, Any]]:
-    """One row per contestant of every cell."""
-    return [row for cell in cells for row in _rows(cell, device)]
+def rows_of(cells: Iterable[Cell], device: str, repeats: int = 1) -> list[dict[str, Any]]:
+    """One row per contestant of every cell; where percents count, the median of ``repeats`` processes.
+
+    A library's own buffers come and go.
+    """
+    return [row for cell in cells for row in _rows(cell, device, repeats)]
 
 
-def _rows(cell: Cell, device: str) -> list[dict[str, Any]]:
+def _rows(cell: Cell, device: str, repeats: int) -> list[dict[str, Any]]:
     names = isolated(_names, cell, device)
     label = {
         "cell": cell.name,
@@ -50,7 +50,7 @@ def _rows(cell: Cell, device: str) -> list[dict[str, Any]]:
         row: dict[str, Any] = label | {"who": who, "what": what}
         if not why_not:
             try:
-                times = REPEATS if who in (PLAIN, IDEAL, "camkit") else 1
+                times = repeats if who in (PLAIN, IDEAL, "camkit") else 1
                 row["all_bytes"] = sorted(isolated(peak, cell, who, what, device) for _ in range(times))
                 row["bytes"] = row["all_bytes"][times // 2]
                 row["ratio"] = row["bytes"] / rows[0]["bytes"] if rows else 1.0
