@@ -56,7 +56,7 @@ class Capture:
     @property
     def is_overwritten(self) -> bool:
         """Whether something behind a layer wrote to what was kept."""
-        return any(kept.own._version != kept.version for kept in self._all_kept())
+        return any(_version(kept.own) != kept.version for kept in self._all_kept())
 
     def is_untouched(self, output: Any) -> bool:
         """Whether nothing wrote to what the layers returned, nor can do so later as it is the model's ``output``.

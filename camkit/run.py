@@ -77,7 +77,7 @@ class Pass:
             try:
                 found = backward(self._scores, leaves, targets, retain=targets.stop < count)
             except RuntimeError as error:
-                if not is_out_of_memory(error) or together == 1:
+                if not is_out_of_memory(error) or len(targets) == 1:
                     raise
                 together = len(targets) // 2
                 continue

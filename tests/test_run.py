@@ -147,6 +147,15 @@ def test_where_memory_does_not_suffice_half_as_many_share_a_backward(
     assert_close(found, expected)
 
 
+def test_a_single_target_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def grad(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    with pytest.raises(torch.OutOfMemoryError):
+        CAM(seeded(SmallCNN()), "GradCAM", "conv2")(IMAGES, 1)
+
+
 def test_large_tensors_behind_a_small_layer_count(monkeypatch: pytest.MonkeyPatch) -> None:
     class Widens(nn.Module):
         def __init__(self) -> None:
