@@ -10,15 +10,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from camkit.attention import blocks_of
 from camkit.errors import CamkitError, EmptyMapWarning, LayerError, OutputWarning, UsageError
 from camkit.evidence import Maps, maps_of
-from camkit.forward import Setup, as_input
+from camkit.forward import Progress, Recording, Setup, as_input
 from camkit.layers import LIST_LAYERS, Layer, is_norm, resolve, split_branch, unwrap
 from camkit.layout import ReshapeTransform
 from camkit.maps import finish
 from camkit.methods import Method, Reduction, find_method
+from camkit.methods.requests import Attention, BiasGradients, Concepts
 from camkit.outputs import Output
-from camkit.probe import Choice, default_layer, forget, has_functions, modules_of, probe
+from camkit.probe import default_layer, default_layers, forget, has_functions, modules_of, probe
 from camkit.run import Pass, run
 from camkit.shapes import Images, Scores, TargetMaps
 from camkit.targets import Chosen, Targets, is_nested, require_finite
@@ -42,6 +44,11 @@ class Explanation:
         output: which part of the model's output was explained; empty where there is only one.
         other_outputs: parts that could have been meant in its place.
         empty: (image, target) to a line that says why that map is zero everywhere.
+        pixels: (B, T, C, H, W), signed, what each channel of the input contributes; None but for guided methods, whose
+            maps show the largest size over channels.
+
+    A method that finds concepts has a map for each of those: T counts concepts, ``targets`` are the classes that the
+    network sees in them, and ``scores`` the classes' scores where a concept is everywhere.
     """
 
     maps: TargetMaps
@@ -56,6 +63,7 @@ class Explanation:
     output: str
     other_outputs: tuple[str, ...]
     empty: dict[tuple[int, int], str]
+    pixels: Tensor | None = None
 
     def warn(self, stacklevel: int = 1) -> None:
         """Warn of maps that are empty, and of a part of the output that was taken among several."""
@@ -77,16 +85,22 @@ class CAM:
             or list of data samples. ``torch.compile``d, DataParallel and DistributedDataParallel models are unwrapped.
         method: a name from :data:`camkit.METHODS`, in any case.
         target_layers: dotted names or modules; several are fused by the mean. None takes the last norm layer that is
-            spatial and live, or what :func:`camkit.probe.default_layer` finds instead, at the first call.
+            spatial and live, or what :func:`camkit.probe.default_layer` finds instead, at the first call; methods that
+            look for what several layers agree on take :func:`camkit.probe.default_layers`. Attention methods take
+            the transformer's blocks in place of layers, None all of them; pixel-level ones have none.
         num_extra_tokens: for token layers, how many tokens in front of the grid belong to no place (class,
             distillation, registers); None finds out.
         reshape_transform: your own layout, from a layer's output to (B, C, *spatial); used for its gradient too.
         output: which part of what the model returns to explain: an index, a key or attribute (``"aux.logits"`` leads
             further in), or a function of it. None takes ``logits``, else the first (B, K) tensor.
         forward_kwargs: keyword arguments for the model's forward, such as ``{"interpolate_pos_encoding": True}``.
+        batch_size: how many changed images, or activations, go through the network at a time, for methods that need
+            many; None asks the memory. A chunk that doesn't fit is halved once.
+        progress: called with how many of how many are through.
+        **options: of the method, such as ``num_samples=10``; ``camkit.METHODS[name].options`` lists them.
 
     Raises:
-        UsageError: no such method or layer, or a model that takes no hooks (TorchScript).
+        UsageError: no such method, option or layer, or a model that takes no hooks (TorchScript).
     """
 
     def __init__(
@@ -99,15 +113,22 @@ class CAM:
         reshape_transform: ReshapeTransform | None = None,
         output: Output = None,
         forward_kwargs: Mapping[str, Any] | None = None,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        **options: Any,
     ) -> None:
         self.model = unwrap(model)
-        self.method = find_method(method)
+        self.method = find_method(method).configured(**options)
         if num_extra_tokens is not None and (not isinstance(num_extra_tokens, int) or num_extra_tokens < 0):
             raise UsageError(f"num_extra_tokens counts tokens, got {num_extra_tokens!r}")
-        self.setup = Setup(num_extra_tokens, reshape_transform, output, dict(forward_kwargs or {}))
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise UsageError(f"batch_size counts images, got {batch_size!r}")
+        kwargs = dict(forward_kwargs or {})
+        self.setup = Setup(num_extra_tokens, reshape_transform, output, kwargs, batch_size, progress)
         self.smoothing: tuple[str, ...] = ()
         self._layers = None if target_layers is None else resolve(self.model, target_layers)
-        self._last: tuple[Any, dict[str, nn.Module]] | None = None
+        self._last: dict[str, tuple[Any, dict[str, nn.Module]]] = {}
+        self._pins: dict[str, dict[str, nn.Module]] = {}
 
     def __call__(self, images: Images, targets: Targets = None) -> Tensor:
         """Finished maps of ``images``.
@@ -122,7 +143,8 @@ class CAM:
                 callables from one image's output to a scalar in place of indices (see :mod:`camkit.objectives`).
 
         Returns:
-            (B, H, W) float32 in [0, 1] on the model's device; (B, T, H, W) when ``targets`` holds a list per image.
+            (B, H, W) float32 in [0, 1] on the model's device; (B, T, H, W) when ``targets`` holds a list per image, and
+            of a method that finds concepts.
 
         Raises:
             UsageError: images or targets of the wrong shape, count or range.
@@ -132,7 +154,8 @@ class CAM:
         """
         explanation = self.compute(images, targets, check=as_input(self.model, images).device.type == "cpu")
         explanation.warn(stacklevel=2)
-        return explanation.maps if is_nested(targets) else explanation.maps[:, 0]
+        has_own = isinstance(self.method.request, Concepts)
+        return explanation.maps if has_own or is_nested(targets) else explanation.maps[:, 0]
 
     def explain(self, images: Images, targets: Targets = None) -> Explanation:
         """Maps of ``images`` with all that belongs to them; arguments and errors as in calling the CAM.
@@ -145,29 +168,40 @@ class CAM:
         explanation.warn(stacklevel=2)
         return explanation
 
-    def target_layers(self, images: Images, targets: Targets = None) -> dict[str, nn.Module]:
-        """Name to module of the target layers; where none were given, the default one is found with the arguments."""
-        if self._layers is not None:
-            return self._layers
+    def target_layers(self, images: Images, targets: Targets = None, fusion: str = "mean") -> dict[str, nn.Module]:
+        """Name to module of the target layers; where none were given, the default ones are found with the arguments.
+
+        Args:
+            images: as in calling the CAM.
+            targets: as in calling the CAM.
+            fusion: what several layers' maps become one by; the ``"product"`` has several layers by default.
+        """
+        known = self._layers if self._layers is not None else self._pins.get(fusion)
+        if known is not None:
+            return known
         if not has_functions(targets):
-            return self._module_of(default_layer(self.model, images, targets, self.setup))
+            return self._chosen(fusion, images, targets)
         # Choices for functions, which may look anywhere, are remembered here alone, and for the last ones.
         asked = (tuple(images.shape[1:]), targets)
-        if self._last is None or self._last[0] != asked:
-            self._last = asked, self._module_of(default_layer(self.model, images, targets, self.setup))
-        return self._last[1]
+        if fusion not in self._last or self._last[fusion][0] != asked:
+            self._last[fusion] = asked, self._chosen(fusion, images, targets)
+        return self._last[fusion][1]
 
-    def pinned(self, layers: Sequence[str]) -> CAM:
-        """The same CAM with these target layers in place of a default one."""
+    def pinned(self, layers: Mapping[str, Sequence[str]]) -> CAM:
+        """The same CAM with target layers, by the way of fusing them, in place of default ones."""
         if self._layers is not None:
             return self
         fixed = copy(self)
-        fixed._layers = resolve(self.model, list(layers))
+        fixed._pins = {fusion: resolve(self.model, list(names)) for fusion, names in layers.items()}
         return fixed
 
-    def _module_of(self, choice: Choice) -> dict[str, nn.Module]:
-        """Looked up by its path: walking the whole model would cost at every call."""
-        return {choice.name: self.model.get_submodule(split_branch(choice.name)[0])}
+    def _chosen(self, fusion: str, images: Images, targets: Targets) -> dict[str, nn.Module]:
+        """Default layers, looked up by their paths: walking the whole model would cost at every call."""
+        if fusion == "product":
+            choices = default_layers(self.model, images, targets, self.setup)
+        else:
+            choices = [default_layer(self.model, images, targets, self.setup)]
+        return {each.name: self.model.get_submodule(split_branch(each.name)[0]) for each in choices}
 
     def compute(self, images: Images, targets: Targets = None, *, check: bool = True) -> Explanation:
         """What :meth:`explain` does, without its warnings; without ``check`` nothing waits for the device."""
@@ -192,21 +226,68 @@ class CAM:
             check: look at the maps: NaN is an error, and empty ones are described. Waits for the device.
         """
         images = as_input(self.model, images)
-        layers = self.target_layers(images, targets)
+        self._check_methods(methods, reduction)
+        found: dict[int, Explanation] = {}
+        for fusion in dict.fromkeys(method.fusion for method in methods):
+            group = {number: method for number, method in enumerate(methods) if method.fusion == fusion}
+            made = self._compute_live(fusion, images, targets, list(group.values()), reduction, check=check)
+            found |= dict(zip(group, made, strict=True))
+        return [found[number] for number in range(len(methods))]
+
+    def _compute_live(
+        self,
+        fusion: str,
+        images: Images,
+        targets: Targets,
+        methods: Sequence[Method],
+        reduction: Reduction | None,
+        *,
+        check: bool,
+    ) -> list[Explanation]:
+        """Explanations of methods with the same target layers; default ones that aren't live are chosen anew."""
+        if not any(method.request.of_layers for method in methods):
+            return self._compute({}, images, targets, methods, reduction, check=check)
+        layers = self.target_layers(images, targets, fusion)
         try:
             found = self._compute(layers, images, targets, methods, reduction, check=check)
         except LayerError as error:
-            again = self._chosen_anew(layers, images, targets)
+            again = self._chosen_anew(fusion, layers, images, targets)
             if again is None:
                 raise type(error)(f"{error}{self._alternatives(images, targets)}") from error
         else:
             # Of a layer that the score doesn't depend on methods without gradients make maps all the same.
-            judges = [e for e, method in zip(found, methods, strict=True) if method.needs_gradients] or found
+            of_layers = [(e, m) for e, m in zip(found, methods, strict=True) if m.request.of_layers]
+            judges = [e for e, method in of_layers if method.needs_gradients] or [e for e, _ in of_layers]
             is_dead = all(len(each.empty) == each.scores.numel() for each in judges)
-            again = self._chosen_anew(layers, images, targets) if is_dead else None
+            again = self._chosen_anew(fusion, layers, images, targets) if is_dead else None
             if again is None:
                 return found
         return self._compute(again, images, targets, methods, reduction, check=check)
+
+    def _check_methods(self, methods: Sequence[Method], reduction: Reduction | None) -> None:
+        irreducible = [method.name for method in methods if not method.takes_reduction]
+        if reduction is not None and irreducible:
+            raise UsageError(
+                f"{', '.join(irreducible)} has no weighted channels for a principal component: leave EigenSmooth out"
+            )
+        if self._layers is None:
+            return
+        blind = [method.name for method in methods if not _takes_layers(method)]
+        if blind and len(blind) == len(methods):
+            raise UsageError(f"{', '.join(blind)} looks at the whole network: leave target layers out")
+        if len(self._layers) == 1 and any(method.fusion == "product" for method in methods):
+            raise UsageError(
+                "RefineCAM multiplies the maps of several layers: name two or more, or leave target layers out for the "
+                "last norm layer of each resolution"
+            )
+
+    def _blocks(self, images: Images, methods: Sequence[Method]) -> dict[str, nn.Module]:
+        """The transformer's blocks, where a method asks for attention; those in the layers given, if any are."""
+        if not any(isinstance(method.request, Attention) for method in methods):
+            return {}
+        inside = None if self._layers is None else list(self._layers)
+        is_mixed = any(method.request.of_layers for method in methods)
+        return blocks_of(self.model, images, self.setup, inside, or_all=is_mixed)
 
     def _compute(
         self,
@@ -218,39 +299,62 @@ class CAM:
         *,
         check: bool,
     ) -> list[Explanation]:
-        needed = any(method.needs_gradients for method in methods)
-        with run(self.model, layers, images, targets, self.setup, gradients=needed) as evidence:
+        requests = [method.request for method in methods]
+        blocks = self._blocks(images, methods)
+        recording = Recording(
+            inputs=any(request.inputs for request in requests),
+            twice=any(request.twice for request in requests),
+            attention=bool(blocks),
+            biases=any(isinstance(request, BiasGradients) for request in requests),
+        )
+        with run(
+            self.model,
+            layers,
+            images,
+            targets,
+            self.setup,
+            gradients=any(request.backward for request in requests),
+            recording=recording,
+            beside=blocks,
+        ) as evidence:
             if check:
                 require_finite(evidence.scores)
-            made = maps_of(evidence, methods, reduction, check=check)
-        return [self._explanation(maps, evidence, images.shape[2:]) for maps in made]
+            made = maps_of(evidence, methods, reduction, blocks=blocks, check=check)
+        return [self._explanation(maps, evidence, images.shape[2:], blocks) for maps in made]
 
-    def _explanation(self, maps: Maps, evidence: Pass, size: Sequence[int]) -> Explanation:
+    def _explanation(
+        self, maps: Maps, evidence: Pass, size: Sequence[int], blocks: Mapping[str, nn.Module]
+    ) -> Explanation:
         flat = [each.flatten(0, 1) for each in maps.raw.values()]
+        shape = next(iter(maps.raw.values())).shape[:2]
+        layers: Sequence[str] = ()
+        if _takes_layers(maps.method):
+            layers = list(maps.raw) if maps.method.request.of_layers else list(blocks)
         return Explanation(
-            maps=finish(flat, size).reshape(*evidence.scores.shape, *size),
+            maps=finish(flat, size, maps.method.fusion).reshape(*shape, *size),
             raw=maps.raw,
             logits=evidence.logits,
-            scores=evidence.scores,
-            targets=evidence.chosen,
+            scores=evidence.scores if maps.scores is None else maps.scores,
+            targets=evidence.chosen if maps.targets is None else maps.targets,
             method=maps.method.name,
-            layers=tuple(maps.raw),
+            layers=tuple(layers),
             smoothing=(),
             versions=dict(versions()),
             output=evidence.answer.name,
             other_outputs=evidence.answer.others,
             empty=maps.empty,
+            pixels=maps.pixels,
         )
 
     def _chosen_anew(
-        self, layers: dict[str, nn.Module], images: Images, targets: Targets
+        self, fusion: str, layers: dict[str, nn.Module], images: Images, targets: Targets
     ) -> dict[str, nn.Module] | None:
-        """Another default layer, where the one remembered isn't live any more: other targets, weights, arguments."""
-        if self._layers is not None:
+        """Other default layers, where those remembered aren't live any more: other targets, weights, arguments."""
+        if self._layers is not None or fusion in self._pins:
             return None
         forget(self.model)
-        self._last = None
-        again = self.target_layers(images, targets)
+        self._last.clear()
+        again = self.target_layers(images, targets, fusion)
         return again if list(again) != list(layers) else None
 
     def _alternatives(self, images: Images, targets: Targets) -> str:
@@ -261,3 +365,7 @@ class CAM:
         except CamkitError:  # the error that is being reported says more
             live = []
         return f"; live norm layers: {', '.join(map(repr, live[-3:]))}; {LIST_LAYERS}" if live else f"; {LIST_LAYERS}"
+
+
+def _takes_layers(method: Method) -> bool:
+    return method.request.of_layers or isinstance(method.request, Attention)

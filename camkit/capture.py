@@ -115,17 +115,30 @@ class _Kept:
 
 
 @contextmanager
-def watching(model: nn.Module, look: Callable[[nn.Module, tuple[Any, ...], Any], None]) -> Iterator[None]:
-    """A context in which ``look`` gets every module that runs, its arguments and its output, in that order."""
+def watching(
+    model: nn.Module,
+    look: Callable[[nn.Module, tuple[Any, ...], Any], None],
+    enter: Callable[[nn.Module], None] | None = None,
+) -> Iterator[None]:
+    """A context in which ``look`` gets every module that ran, its arguments and its output, in that order.
+
+    ``enter`` gets every module that is about to run.
+    """
     handles: list[RemovableHandle] = []
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         look(module, (*args, *kwargs.values()), output)
 
+    def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if enter:
+            enter(module)
+
     try:
         for module in model.modules():
             if not isinstance(module, torch.jit.ScriptModule):  # these take no hooks
-                handles.append(module.register_forward_hook(hook, with_kwargs=True))  # noqa: PERF401 (all that are in come out)
+                if enter:
+                    handles.append(module.register_forward_pre_hook(before))
+                handles.append(module.register_forward_hook(hook, with_kwargs=True))
         yield
     finally:
         while handles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import Parameter, signature
 from typing import Any
 
 from torch import nn
@@ -10,10 +11,12 @@ from torch import nn
 from camkit.cam import CAM, Explanation
 from camkit.errors import UsageError
 from camkit.layers import Layer
-from camkit.methods import Method, find_method
+from camkit.methods import Method, configured, find_method
 from camkit.shapes import Images
 from camkit.smoothing import AugSmooth, EigenSmooth
 from camkit.targets import Targets
+
+_READING = frozenset(name for name, each in signature(CAM).parameters.items() if each.kind is Parameter.KEYWORD_ONLY)
 
 
 def explain(
@@ -32,12 +35,13 @@ def explain(
     Args:
         model: see :class:`camkit.CAM`, as for the arguments not named here.
         images: (B, C, H, W) or (B, C, D, H, W), normalised as the model takes them.
-        methods: names from :data:`camkit.METHODS`, in any case.
+        methods: names from :data:`camkit.METHODS`, in any case, or ``METHODS[name].configured(...)``.
         targets: see :meth:`camkit.CAM.__call__`.
         target_layers: names or modules; None for the default layer.
         eigen_smooth: wrap in :class:`camkit.EigenSmooth`.
         aug_smooth: wrap in :class:`camkit.AugSmooth`.
-        **reading: ``num_extra_tokens``, ``reshape_transform``, ``output`` and ``forward_kwargs``.
+        **reading: ``num_extra_tokens``, ``reshape_transform``, ``output``, ``forward_kwargs``, ``batch_size`` and
+            ``progress``; all else is an option of the methods, and goes to those that have it.
 
     Returns:
         The method's name to its explanation, in the order asked for.
@@ -50,10 +54,12 @@ def explain(
         OutputWarning: see :meth:`camkit.CAM.explain`.
     """
     wanted = [find_method(each) for each in ([methods] if isinstance(methods, str | Method) else methods)]
+    options = {name: reading.pop(name) for name in list(reading) if name not in _READING}
+    wanted = configured(wanted, options)
     names = [method.name for method in wanted]
     if not wanted or len(set(names)) < len(names):
         raise UsageError(f"name every method once, at least one; got {', '.join(names) or 'none'}")
-    cam: CAM = CAM(model, wanted[0], target_layers, **reading)
+    cam: CAM = CAM(model, target_layers=target_layers, **reading)
     cam = AugSmooth(EigenSmooth(cam, enabled=eigen_smooth), enabled=aug_smooth)
     found = cam.compute_all(images, targets, wanted)
     for explanation in found:

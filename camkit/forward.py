@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from camkit.capture import Capture, is_float, watching
 from camkit.errors import CamkitError, ForwardError, UsageError, is_out_of_memory, reason
+from camkit.functions import Affine, AffineListener, AttentionListener
 from camkit.layers import declared_extra_tokens
 from camkit.layout import Layout, ReshapeTransform, plan
 from camkit.memory import PerModel
@@ -22,6 +25,9 @@ from camkit.state import borrowed
 from camkit.survey import Survey, survey
 from camkit.tokens import Hints
 from camkit.trial import Trial, trials
+
+Progress = Callable[[int, int], None]
+"""Told how many changed images, or activations, of how many went through the network."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +39,47 @@ class Setup:
         reshape_transform: the user's own layout, see :func:`camkit.layout.plan`.
         output: which part of the model's output is explained, see :func:`camkit.outputs.answer`.
         forward_kwargs: keyword arguments of the model's forward.
+        batch_size: how many changed images, or activations, go through the network at a time; None asks the memory.
+        progress: told how many of how many are through.
     """
 
     num_extra_tokens: int | None = None
     reshape_transform: ReshapeTransform | None = None
     output: Output = None
     forward_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int | None = None
+    progress: Progress | None = None
 
     @property
     def needs_whole_batch(self) -> bool:
         """Whether keyword arguments may belong to the images one by one, so that one image can't be shown alone."""
         return any(isinstance(value, Tensor | list | tuple) for value in self.forward_kwargs.values())
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is recorded of a forward beside layers.
+
+    Attributes:
+        inputs: a graph that begins with the images.
+        twice: a graph that can be differentiated twice.
+        attention: the probabilities of every attention.
+        biases: where in the graph biases were added.
+    """
+
+    inputs: bool = False
+    twice: bool = False
+    attention: bool = False
+    biases: bool = False
+
+
+@dataclass
+class Heard:
+    """What functions the network called, each with the names of the modules that were running, outermost first."""
+
+    attention: list[tuple[tuple[str, ...], Tensor]] = field(default_factory=list)
+    other_attention: int = 0
+    affine: list[tuple[tuple[str, ...], Affine]] = field(default_factory=list)
 
 
 class Seen:
@@ -54,6 +90,10 @@ class Seen:
         output: what it returned.
         outputs: layer name to what the layer returned, in the order of execution; layers that didn't run are absent.
         reach: how many times as large as all of ``outputs`` the largest tensor behind them is, at least.
+        largest: bytes of the largest tensor of an image.
+        heard: what was recorded beside layers.
+        model: the network.
+        setup: how it is called and read.
     """
 
     def __init__(
@@ -64,44 +104,63 @@ class Seen:
         setup: Setup,
         output: Any,
         outputs: Mapping[str, Any],
-        reach: float,
+        habit: _Habit | None,
+        heard: Heard,
     ) -> None:
         self.images = images
-        self.reach = reach
+        self.reach = habit.reach if habit else 1.0
+        self.largest = habit.largest if habit else 0
+        self.heard = heard
+        self.model = model
+        self.setup = setup
         self.output = output
         self.outputs = outputs
-        self._layers = layers
-        self._setup = setup
+        self.layers = layers
         self._known = _KNOWN.of(model)
         self._sample = images if setup.needs_whole_batch else images[:1]
         self._call = partial(_call, model, setup=setup)
-        self._model = model
+        kind = images.device.type
+        self._autocast = partial(
+            torch.autocast, kind, enabled=torch.is_autocast_enabled(kind), dtype=torch.get_autocast_dtype(kind)
+        )
+
+    def call(self, images: Images) -> Any:
+        """Run the network on other images, as it ran on these.
+
+        Raises:
+            ForwardError: it fails on them.
+        """
+        with self._autocast():
+            return self._call(images)
+
+    def hints(self) -> Hints:
+        """What is known of the network's tokens."""
+        return Hints(self.setup.num_extra_tokens, declared_extra_tokens(self.model), self._survey)
 
     def layouts(self, name: str) -> dict[str, Layout]:
         """How to lay out what layer ``name`` returned, see :func:`camkit.layout.plan`; remembered for the model."""
-        output, given = self.outputs[name], self._setup.reshape_transform
+        output, given = self.outputs[name], self.setup.reshape_transform
         if given is not None:
-            return plan(name, self._layers[name], output, self.images, reshape_transform=given)
+            return plan(name, self.layers[name], output, self.images, reshape_transform=given)
         # A plan holds for every batch, as long as the first dimension is the batch.
         batch = len(self.images)
         shapes = tuple((leaf.shape[:1] == (batch,), leaf.shape[1:]) for leaf in tree_leaves(output) if is_float(leaf))
-        key = (name, id(self._layers[name]), shapes, tuple(self.images.shape[1:]), self._setup.num_extra_tokens)
+        key = (name, id(self.layers[name]), shapes, tuple(self.images.shape[1:]), self.setup.num_extra_tokens)
         if key not in self._known.layouts:
-            hints = Hints(self._setup.num_extra_tokens, declared_extra_tokens(self._model), self._survey)
             tried = partial(self._trial, name)
-            self._known.layouts[key] = plan(name, self._layers[name], output, self.images, hints, tried)
+            self._known.layouts[key] = plan(name, self.layers[name], output, self.images, self.hints(), tried)
         return self._known.layouts[key]
 
     def _survey(self) -> Survey:
         """What the network tells at this size of images; made once."""
         size = tuple(self._sample.shape[1:])
         if size not in self._known.surveys:
-            self._known.surveys[size] = survey(self._model, self._sample, self._call)
+            self._known.surveys[size] = survey(self.model, self._sample, self._call)
         return self._known.surveys[size]
 
     @cached_property
     def _trials(self) -> dict[str, Trial]:
-        ran = {name: self._layers[name] for name in self.outputs}
+        ran = {name: self.layers[name] for name in self.outputs}
         try:
             return trials(ran, self._sample, self._call)
         except ForwardError:  # the network takes no noise
@@ -132,6 +191,7 @@ def forward(
     *,
     roots: bool,
     copies: bool = False,
+    recording: Recording = Recording(),
 ) -> Iterator[Seen]:
     """Run ``model`` once, keep what ``layers`` return, and leave the model as it was.
 
@@ -143,13 +203,14 @@ def forward(
         roots: whether gradients will be asked for.
         copies: keep copies of what the layers return. Otherwise that is what the first call does, and later ones if
             the model wrote to it.
+        recording: what else is kept.
 
     Raises:
         UsageError: images of another rank.
         ForwardError: the model fails on the images.
     """
     habits = _KNOWN.of(model).habits
-    key = (roots, *((name, id(module)) for name, module in layers.items()))
+    key = (roots, recording, *((name, id(module)) for name, module in layers.items()))
     with borrowed(model):
         given = as_input(model, images).detach()
         habit, ran = habits.get(key), None
@@ -157,16 +218,65 @@ def forward(
         # for backward while their clones can.
         shown = given.clone()
         if habit and habit.leaves_alone and not copies:
-            ran = _uncopied(model, Capture(layers, roots=roots, copies=False), shown, setup)
+            ran = _uncopied(model, Capture(layers, roots=roots, copies=False), shown, setup, recording)
             if ran is None:
                 shown, habit = given.clone(), None
         if ran is None:
             with Capture(layers, roots=roots) as capture, _Largest(model, watch=not (habit or copies)) as largest:
-                output = _call(model, shown, setup)
-            ran = output, capture.outputs
+                output, heard = _recorded(model, shown, setup, recording)
+            ran = output, capture.outputs, heard
             if not habit and not copies:
-                habits[key] = habit = _Habit(capture.is_untouched(output), largest.beside(capture.outputs))
-        yield Seen(model, layers, shown, setup, *ran, habit.reach if habit else 1.0)
+                each = largest.bytes // len(given)
+                habits[key] = habit = _Habit(capture.is_untouched(output), largest.beside(capture.outputs), each)
+        output, outputs, heard = ran
+        yield Seen(model, layers, shown, setup, output, outputs, habit, heard)
+
+
+def _recorded(model: nn.Module, images: Images, setup: Setup, recording: Recording) -> tuple[Any, Heard]:
+    """The model's output, and what it called on the way."""
+    heard = Heard()
+    with ExitStack() as stack:
+        if recording.twice:  # the fused kernels of attention have no second derivative
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if recording.inputs:
+            images.requires_grad_()
+            shown = images.clone()  # some networks normalise their input in place
+        else:
+            shown = images
+        if recording.attention or recording.biases:
+            path = stack.enter_context(_path(model))
+        if recording.attention:
+            attention = AttentionListener(len(images), roots=True, heard=lambda: paths.append(tuple(path)))
+            paths: list[tuple[str, ...]] = []
+            stack.enter_context(attention)
+        if recording.biases:
+            affine = AffineListener(heard=lambda: places.append(tuple(path)))
+            places: list[tuple[str, ...]] = []
+            stack.enter_context(affine)
+        output = _call(model, shown, setup)
+    if recording.attention:
+        heard.attention = list(zip(paths, attention.kept, strict=True))
+        heard.other_attention = attention.others
+    if recording.biases:
+        heard.affine = list(zip(places, affine.kept, strict=True))
+    return output, heard
+
+
+@contextmanager
+def _path(model: nn.Module) -> Iterator[Sequence[str]]:
+    """A context with the names of the modules that are running, outermost first; the model itself has none."""
+    names = {id(module): name for name, module in model.named_modules()}
+    path: list[str] = []
+
+    def enter(module: nn.Module) -> None:
+        path.append(names[id(module)])
+
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        while path.pop() != names[id(module)]:  # those that were left by an exception somebody caught
+            pass
+
+    with watching(model, leave, enter):
+        yield path
 
 
 @dataclass(frozen=True)
@@ -176,17 +286,20 @@ class _Habit:
     Attributes:
         leaves_alone: it writes to none of it.
         reach: how many times as large as all of it the largest tensor behind is.
+        largest: bytes of the largest tensor of an image.
     """
 
     leaves_alone: bool
     reach: float
+    largest: int
 
 
 class _Largest:
-    """A context that looks for the largest tensor of a graph among what the modules return."""
+    """A context that looks for the largest tensor, and the largest of a graph, among what the modules return."""
 
     def __init__(self, model: nn.Module, *, watch: bool) -> None:
-        self._bytes: int = 0
+        self.bytes: int = 0
+        self._in_graph: int = 0
         self._watching = watching(model, self._look) if watch else nullcontext()
 
     def __enter__(self) -> _Largest:
@@ -197,26 +310,27 @@ class _Largest:
         self._watching.__exit__(*error)
 
     def _look(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._bytes = max(self._bytes, *(leaf.nbytes for leaf in tree_leaves(output) if _is_in_graph(leaf)), 0)
+        for leaf in filter(is_float, tree_leaves(output)):
+            self.bytes = max(self.bytes, leaf.nbytes)
+            if leaf.requires_grad:
+                self._in_graph = max(self._in_graph, leaf.nbytes)
 
     def beside(self, outputs: Mapping[str, Any]) -> float:
         """Its size in those of all ``outputs`` together, at least 1."""
         total: int = sum(leaf.nbytes for leaf in tree_leaves(dict(outputs)) if is_float(leaf))
-        return max(1.0, self._bytes / max(total, 1))
+        return max(1.0, self._in_graph / max(total, 1))
 
 
-def _is_in_graph(leaf: Any) -> bool:
-    return is_float(leaf) and leaf.requires_grad
-
-
-def _uncopied(model: nn.Module, capture: Capture, images: Images, setup: Setup) -> tuple[Any, Mapping[str, Any]] | None:
+def _uncopied(
+    model: nn.Module, capture: Capture, images: Images, setup: Setup, recording: Recording
+) -> tuple[Any, Mapping[str, Any], Heard] | None:
     """The model's output and the layers', without copies of these; None where the model writes to them after all."""
     try:
         with capture:
-            output = _call(model, images, setup)
+            output, heard = _recorded(model, images, setup, recording)
     except ForwardError:  # writing to the root of a graph is an error; another one comes again
         return None
-    return None if capture.is_overwritten else (output, capture.outputs)
+    return None if capture.is_overwritten else (output, capture.outputs, heard)
 
 
 def as_input(model: nn.Module, images: Images) -> Images:

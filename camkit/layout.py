@@ -34,6 +34,8 @@ class Layout:
             registers).
         transform: output of the layer to (batch, channels, *spatial).
         is_sure: False where it is the likeliest layout and nothing shows that it is right.
+        index: which of the leaves of the output is laid out; None for a custom layout.
+        axis: the dimension of the channels in that leaf; None for a custom layout.
     """
 
     form: str
@@ -42,6 +44,8 @@ class Layout:
     extra_tokens: tuple[int, int]
     transform: ReshapeTransform
     is_sure: bool = True
+    index: int | None = None
+    axis: int | None = None
 
     def __call__(self, output: Any) -> Tensor:
         """Lay ``output`` out; half precision becomes float32, in which the CAM maths runs."""
@@ -165,7 +169,14 @@ def _plan_tokens(name: str, index: int, tensor: Tensor, context: _Context) -> La
     along = 2 if _channel_axis(context.module, tensor) == 1 else 1
     layouts = [
         Layout(
-            "tokens", shape, grid, extra, partial(_tokens, index=index, along=along, extra=extra, grid=grid), is_exact
+            "tokens",
+            shape,
+            grid,
+            extra,
+            partial(_tokens, index=index, along=along, extra=extra, grid=grid),
+            is_exact,
+            index,
+            3 - along,
         )
         for extra, grid, is_exact in token_grids(name, shape[along], context.size, context.hints)
     ]
@@ -180,8 +191,9 @@ def _plan_tokens(name: str, index: int, tensor: Tensor, context: _Context) -> La
 
 def _plan_map(name: str, index: int, tensor: Tensor, context: _Context) -> Layout:
     shape, size, axis = tuple(tensor.shape), context.size, _channel_axis(context.module, tensor)
-    first = Layout("channels first", shape, shape[2:], (0, 0), partial(_leaf, index=index))
-    last = Layout("channels last", shape, shape[1:-1], (0, 0), partial(_channels_last, index=index))
+    leaf, moved = partial(_leaf, index=index), partial(_channels_last, index=index)
+    first = Layout("channels first", shape, shape[2:], (0, 0), leaf, index=index, axis=1)
+    last = Layout("channels last", shape, shape[1:-1], (0, 0), moved, index=index, axis=tensor.ndim - 1)
     if axis is not None:
         known = last if axis == tensor.ndim - 1 else first
         fits = misfit(known.grid, size) < 2 or (axis == 1 and not _is_rearranged(known.grid, context))

@@ -38,29 +38,33 @@ def resize(maps: Map, size: Sequence[int]) -> InputMap:
     return functional.interpolate(maps[:, None], size=tuple(size), mode=mode, align_corners=False)[:, 0]
 
 
-def finish(layers: Sequence[Tensor], size: Sequence[int]) -> InputMap:
+def finish(layers: Sequence[Tensor], size: Sequence[int], fusion: str = "mean") -> InputMap:
     """Make finished maps of signed ones.
 
     Args:
         layers: one tensor of signed maps per target layer, (B, *spatial) each at its own resolution.
         size: the input's spatial size (H, W) or (D, H, W).
+        fusion: what several layers become one by: ``"mean"`` or ``"product"``.
 
     Returns:
-        (B, *size) float32 in [0, 1]: per layer rectified, normalised and resized; the mean over layers normalised
-        again.
+        (B, *size) float32 in [0, 1]: per layer rectified, normalised and resized; the mean over layers, or their
+        product, normalised again.
     """
     small = [normalise(maps.relu()) for maps in layers]
     count = len(small[0])
     together = max(1, CACHE_NUMBERS // math.prod(size)) if small[0].device.type == "cpu" else count
     if count <= together:
-        return _fused(small, size).float()
+        return _fused(small, size, fusion).float()
     finished = small[0].new_empty((count, *size), dtype=torch.float32)
     for start in range(0, count, together):
         part = slice(start, start + together)
-        finished[part] = _fused([maps[part] for maps in small], size)
+        finished[part] = _fused([maps[part] for maps in small], size, fusion)
     return finished
 
 
-def _fused(small: Sequence[Tensor], size: Sequence[int]) -> InputMap:
+def _fused(small: Sequence[Tensor], size: Sequence[int], fusion: str) -> InputMap:
     resized = [resize(maps, size) for maps in small]
-    return normalise(resized[0] if len(resized) == 1 else torch.stack(resized).mean(0))
+    if len(resized) == 1:
+        return normalise(resized[0])
+    together = torch.stack(resized)
+    return normalise(together.prod(0) if fusion == "product" else together.mean(0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,9 @@ from camkit.run import backward, laid_out_gradients
 from camkit.shapes import Images
 from camkit.targets import Targets, require_finite, rows, score
 from camkit.tokens import as_text
+
+RESOLUTIONS = 4
+"""How many layers :func:`default_layers` chooses at most; convolutional networks have as many stages."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,37 @@ def default_layer(model: nn.Module, images: Images, targets: Targets = None, set
         TokenGridError: ``num_extra_tokens`` is given and fits no norm layer.
         LayerError: nothing in the network is spatial and live.
     """
-    setup = setup or Setup()
+    return _remembered(model, images, targets, setup or Setup(), _choose)[0]
+
+
+def default_layers(
+    model: nn.Module, images: Images, targets: Targets = None, setup: Setup | None = None
+) -> list[Choice]:
+    """Choose layers for a method that takes what several agree on, in execution order.
+
+    Of every resolution, from the last :data:`RESOLUTIONS`, the last norm layer that is spatial and live. Where all live
+    norm layers have one resolution, as many of them in even steps up to the last. Remembered, and errors, as in
+    :func:`default_layer`.
+    """
+    return _remembered(model, images, targets, setup or Setup(), _choose_several)
+
+
+def _remembered(
+    model: nn.Module,
+    images: Images,
+    targets: Targets,
+    setup: Setup,
+    choose: Callable[[nn.Module, Images, Targets, Setup], list[Choice]],
+) -> list[Choice]:
     if callable(setup.output) or has_functions(targets):  # which may look anywhere
-        return _choose(model, images, targets, setup)
+        return choose(model, images, targets, setup)
     kwargs = tuple((name, _identity(value)) for name, value in setup.forward_kwargs.items())
-    key = (tuple(images.shape[1:]), setup.num_extra_tokens, setup.output, kwargs)
+    key = (choose, tuple(images.shape[1:]), setup.num_extra_tokens, setup.output, kwargs)
     known = _CHOICES.of(model)
-    if key not in known or not _is_there(model, *known[key]):
-        choice = _choose(model, images, targets, setup)
-        known[key] = choice, weakref.ref(resolve(model, choice.name)[choice.name])
-    return known[key][0]
+    if key not in known or not all(_is_there(model, *each) for each in known[key]):
+        choices = choose(model, images, targets, setup)
+        known[key] = [(choice, weakref.ref(resolve(model, choice.name)[choice.name])) for choice in choices]
+    return [choice for choice, _ in known[key]]
 
 
 def forget(model: nn.Module) -> None:
@@ -118,7 +142,7 @@ def modules_of(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in backbone.named_modules(prefix=prefix) if name}
 
 
-_Remembered = dict[Any, tuple[Choice, weakref.ref[nn.Module]]]
+_Remembered = dict[Any, list[tuple[Choice, weakref.ref[nn.Module]]]]
 _CHOICES: PerModel[_Remembered] = PerModel(dict)
 
 
@@ -139,12 +163,29 @@ def has_functions(targets: Targets) -> bool:
     return any(callable(leaf) for leaf in tree_leaves(targets) if not isinstance(leaf, Tensor))
 
 
-def _choose(model: nn.Module, images: Images, targets: Targets, setup: Setup) -> Choice:
+def _choose_several(model: nn.Module, images: Images, targets: Targets, setup: Setup) -> list[Choice]:
+    live = _live(_norms(model, images, targets, setup), images)
+    last = {each.layout.grid: each.name for each in live if each.layout}  # the last one of each
+    names = list(last.values())[-RESOLUTIONS:]
+    why = "the last norm layer of its resolution that is spatial and live"
+    if len(names) < 2 <= len(live):
+        count = min(RESOLUTIONS, len(live))
+        names = [live[len(live) * (number + 1) // count - 1].name for number in range(count)]
+        why = "one of the norm layers, in even steps, that are spatial and live"
+    return [Choice(name, why) for name in names] or _choose(model, images, targets, setup)
+
+
+def _norms(model: nn.Module, images: Images, targets: Targets, setup: Setup) -> list[Candidate]:
+    norms = {name: module for name, module in modules_of(model).items() if is_norm(module)}
+    return probe(model, norms, images, targets, setup)
+
+
+def _choose(model: nn.Module, images: Images, targets: Targets, setup: Setup) -> list[Choice]:
     modules = modules_of(model)
-    norms = probe(model, {n: module for n, module in modules.items() if is_norm(module)}, images, targets, setup)
+    norms = _norms(model, images, targets, setup)
     live = _last_live(norms, images)
     if live:
-        return Choice(live, "the last norm layer that is spatial and live")
+        return [Choice(live, "the last norm layer that is spatial and live")]
     misfits = [candidate.problem for candidate in norms if isinstance(candidate.problem, TokenGridError)]
     if setup.num_extra_tokens is not None and misfits:
         raise misfits[-1]
@@ -152,7 +193,7 @@ def _choose(model: nn.Module, images: Images, targets: Targets, setup: Setup) ->
     others = probe(model, leaves, images, targets, setup)
     live = _last_live(others, images)
     if live:
-        return Choice(live, "the last live layer, as no norm layer is spatial and live")
+        return [Choice(live, "the last live layer, as no norm layer is spatial and live")]
     spatial = [candidate.name for candidate in others if candidate.layout and not _is_input(candidate, images)]
     if spatial:
         raise LayerError(
@@ -167,9 +208,13 @@ def _choose(model: nn.Module, images: Images, targets: Targets, setup: Setup) ->
 
 def _last_live(candidates: Sequence[Candidate], images: Images) -> str | None:
     """The last live layer whose layout is sure, else the last live one."""
+    return next((each.name for each in reversed(_live(candidates, images))), None)
+
+
+def _live(candidates: Sequence[Candidate], images: Images) -> list[Candidate]:
+    """The live layers whose layout is sure, else all live ones."""
     live = [each for each in candidates if each.layout and each.is_live and not _is_input(each, images)]
-    sure = [each for each in live if each.layout and each.layout.is_sure]
-    return next((each.name for each in reversed(sure or live)), None)
+    return [each for each in live if each.layout and each.layout.is_sure] or live
 
 
 def _is_input(candidate: Candidate, images: Images) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import chain, product
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from camkit.cam import CAM, Explanation
 from camkit.errors import ForwardError, UsageError
 from camkit.methods import Method, Reduction, principal_component
+from camkit.methods.requests import Concepts
 from camkit.shapes import Images
 from camkit.targets import Targets, rows
 
@@ -35,11 +36,11 @@ class Wrapper(CAM):
             raise AttributeError(name)
         return getattr(self.cam, name)
 
-    def target_layers(self, images: Images, targets: Targets = None) -> dict[str, nn.Module]:
+    def target_layers(self, images: Images, targets: Targets = None, fusion: str = "mean") -> dict[str, nn.Module]:
         """See :meth:`camkit.CAM.target_layers`."""
-        return self.cam.target_layers(images, targets)
+        return self.cam.target_layers(images, targets, fusion)
 
-    def pinned(self, layers: Sequence[str]) -> CAM:
+    def pinned(self, layers: Mapping[str, Sequence[str]]) -> CAM:
         """See :meth:`camkit.CAM.pinned`."""
         fixed = copy(self)
         fixed.cam = self.cam.pinned(layers)
@@ -133,10 +134,16 @@ class AugSmooth(Wrapper):
                 "a target that names a place in the image (a mask, a box) means something else in a mirrored view: "
                 "leave out AugSmooth"
             )
+        own = [method.name for method in methods if isinstance(method.request, Concepts)]
+        if own:
+            raise UsageError(
+                f"{', '.join(own)} finds other concepts in every view, which have no mean: leave out AugSmooth"
+            )
         first = self.cam.compute_all(images, targets, methods, reduction, check=check)
         chosen = first[0].targets
         sums = [_Sum(explanation) for explanation in first]
-        cam = self.cam.pinned(first[0].layers)
+        of_layers = [(m.fusion, e.layers) for m, e in zip(methods, first, strict=True) if m.request.of_layers]
+        cam = self.cam.pinned(dict(of_layers))
         waiting = self._chunks(batch)
         while waiting:
             views = waiting.pop(0)
@@ -167,6 +174,7 @@ class _Sum:
         self._first = first
         self._maps = first.maps.clone()
         self._raw = {name: maps.clone() for name, maps in first.raw.items()}
+        self._pixels = None if first.pixels is None else first.pixels.clone()
 
     def add(self, views: Sequence[View], found: Explanation) -> None:
         """Add what was found for several views of all images, one after the other."""
@@ -175,6 +183,9 @@ class _Sum:
         for name, layer in found.raw.items():
             for view, maps in zip(views, layer.chunk(len(views)), strict=True):
                 self._raw[name] += view.unflip(maps)
+        if self._pixels is not None and found.pixels is not None:
+            for view, pixels in zip(views, found.pixels.chunk(len(views)), strict=True):
+                self._pixels += view.unflip(pixels)
 
     def mean(self) -> Explanation:
         """The explanation of the images as given, with the mean maps."""
@@ -184,4 +195,5 @@ class _Sum:
         if empty:
             lit = maps.flatten(2).any(2)
             empty = {place: line for place, line in empty.items() if not lit[place]}
-        return replace(self._first, maps=maps, raw=raw, empty=empty)
+        pixels = None if self._pixels is None else self._pixels / len(VIEWS)
+        return replace(self._first, maps=maps, raw=raw, empty=empty, pixels=pixels)

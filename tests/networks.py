@@ -130,3 +130,20 @@ def evidence(seed: int = 0, *, spatial: tuple[int, ...] = (4, 5), batch: int = 3
         torch.randn(shape, generator=generator, dtype=torch.float64),
         torch.randn(shape, generator=generator, dtype=torch.float64),
     )
+
+
+class PlainCNN(nn.Module):
+    """Convolution, ReLU, twice, each module in use once; mean over places, linear without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(4, 5, 3, padding=1)
+        self.relu2 = nn.ReLU()
+        self.head = nn.Linear(5, 3, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.relu2(self.conv2(self.relu1(self.conv1(images))))
+        logits: Tensor = self.head(features.flatten(2).mean(2))
+        return logits

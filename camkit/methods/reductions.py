@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from camkit.errors import UsageError, closest
-from camkit.methods.registry import Weights
+from camkit.methods.options import OptionalPositive, one_of
+from camkit.methods.registry import Weighted, Weights
 from camkit.shapes import Activations, SignedMaps
 
+Kernel = Annotated[str, one_of("sigmoid", "rbf", "poly", "linear", "cosine")]
 SQUARINGS = 24
 """Tells eigenvalues apart that differ by a millionth, which is what float32 can tell."""
 
@@ -21,6 +23,8 @@ def channel_sum(activations: Activations, weights: Weights) -> SignedMaps:
     """Weighted sum over channels, (B, C, *S) and weights to (T, B, *S)."""
     if weights is None:
         return activations.sum(1)[None]
+    if isinstance(weights, Weighted):
+        return weights.channels.sum(2)
     # On a GPU products may be set to ten bits, sums are not.
     if weights.shape[3:].numel() > 1 or weights.is_cuda:
         return (weights * activations).sum(2)
@@ -43,7 +47,7 @@ def principal_component(activations: Activations, weights: Weights) -> SignedMap
 
 
 def extremes_component(activations: Activations, weights: Weights) -> SignedMaps:
-    """Like :func:`principal_component`, but its entry of largest magnitude is positive (Chung and Ying 2025, eq. 13)."""
+    """Like :func:`principal_component`, but its largest entry by size is positive (Chung and Ying 2025, eq. 13)."""
     rows, shape = _rows(activations, weights)
     projection = _first_component(rows - rows.mean(1, keepdim=True))
     largest = projection.gather(1, projection.abs().argmax(1, keepdim=True))
@@ -51,11 +55,11 @@ def extremes_component(activations: Activations, weights: Weights) -> SignedMaps
 
 
 def kernel_component(
-    activations: Activations, weights: Weights, *, kernel: str = "sigmoid", gamma: float | None = None
+    activations: Activations, weights: Weights, *, kernel: Kernel = "sigmoid", gamma: OptionalPositive = None
 ) -> SignedMaps:
     """Project every position on the first kernel principal component of an image's positions, to (T, B, *S).
 
-    Rows as in :func:`principal_component`; K_ij = k(row_i, row_j) is centred in feature space, and the projection is its
+    Rows as in :func:`principal_component`; K_ij = k(row_i, row_j) is centred in feature space; the projection is its
     leading eigenvector times the root of the eigenvalue (Karmani et al. 2024; Schoelkopf et al. 1998, eq. 12 and 20).
     The sign is that of :func:`principal_component`.
 
@@ -64,12 +68,7 @@ def kernel_component(
         weights: see :data:`Weights`.
         kernel: one of :data:`KERNELS`.
         gamma: of the kernel; None is 1 / C.
-
-    Raises:
-        UsageError: no such kernel.
     """
-    if kernel not in KERNELS:
-        raise UsageError(f"no kernel {kernel!r}{closest(kernel, KERNELS)}; there are: {', '.join(KERNELS)}")
     rows, shape = _rows(activations, weights)
     centred = (rows - rows.mean(1, keepdim=True)).double()
     similarity = KERNELS[kernel](centred, 1 / centred.shape[2] if gamma is None else gamma)
@@ -115,7 +114,10 @@ KERNELS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 def _rows(activations: Activations, weights: Weights) -> tuple[Tensor, tuple[int, ...]]:
     """Weighted channels by position, (T * B, P, C), and the shape of the maps, (T, B, *S)."""
-    weighted = activations[None] if weights is None else weights * activations
+    if isinstance(weights, Weighted):
+        weighted = weights.channels
+    else:
+        weighted = activations[None] if weights is None else weights * activations
     return weighted.flatten(0, 1).flatten(2).transpose(1, 2), (*weighted.shape[:2], *weighted.shape[3:])
 
 

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from inspect import Parameter, signature
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from camkit.errors import UsageError, closest
-from camkit.shapes import Activations, Gradients, SignedMaps
+from camkit.methods.options import checked, options_of
+from camkit.methods.requests import Gradients, Request
+from camkit.shapes import SignedMaps
 
-Weights = Tensor | None
+
+class Weighted(NamedTuple):
+    """Channels that are weighted already, (T, B, C, *S), by a method that does more than multiply."""
+
+    channels: Tensor
+
+
+Weights = Tensor | Weighted | None
 """Weights by channel, (T, B, C, 1, ...), or by channel and place, (T, B, C, *S); None where all weigh the same."""
-Weigh = Callable[..., Weights]
+Weigh = Callable[..., Any]
 Reduction = Callable[..., SignedMaps]
+FAMILIES = ("gradient", "activation", "perturbation", "attention", "pixel", "concept", "control")
 
 
 @dataclass(frozen=True)
@@ -24,52 +35,73 @@ class Method:
 
     Attributes:
         name: as in its paper.
-        weigh: activations (B, C, *S) and gradients (T, B, C, *S) of T targets to weights; its keyword-only parameters
-            are options.
-        reduction: activations and weights to signed maps (T, B, *S); the same.
+        weigh: what the request's answer is made into: weights of the activations, or signed maps where there is no
+            ``reduction``. Its keyword-only parameters are options.
+        reduction: activations and weights to signed maps (T, B, *S); the same. None where ``weigh`` makes the maps.
+        request: what the method asks of the network; a function of options, or none.
+        family: one of :data:`FAMILIES`.
         weighting: what ``weigh`` does, in words.
-        needs_gradients: whether a backward pass is needed.
+        cost: in forwards and backwards, in words; C channels, L attention blocks.
         paper: authors, year and equation.
+        identifier: the name as Python can spell it.
         keeps_reduction: whether eigen-smooth leaves the reduction as it is, because it is a principal component.
+        fusion: what several layers' maps become one by, ``"mean"`` or ``"product"``.
         options: parameters by name, as they are set.
     """
 
     name: str
     weigh: Weigh
-    reduction: Reduction
+    reduction: Reduction | None
+    make_request: Callable[..., Request]
+    family: str
     weighting: str
-    needs_gradients: bool
+    cost: str
     paper: str
+    identifier: str
     keeps_reduction: bool = False
+    fusion: str = "mean"
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def signed_maps(
-        self, activations: Activations, gradients: Gradients, reduction: Reduction | None = None
-    ) -> SignedMaps:
+    @cached_property
+    def request(self) -> Request:
+        """What the method asks of the network."""
+        return self.make_request(**self._of(self.make_request))
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the maps depend on the score by a backward pass behind the target layer."""
+        return isinstance(self.request, Gradients) or self.request.backward
+
+    @property
+    def takes_reduction(self) -> bool:
+        """Whether eigen-smooth makes sense: there are weighted channels to reduce."""
+        return self.reduction is not None
+
+    def signed_maps(self, activations: Any, *evidence: Any, reduction: Reduction | None = None) -> Any:
         """Signed maps (T, B, *S); ``reduction`` in place of the method's own, where that may be replaced."""
-        weights = self.weigh(activations, gradients, **self._of(self.weigh))
+        made: Any = self.weigh(activations, *evidence, **self._of(self.weigh))
+        if self.reduction is None:
+            maps: SignedMaps = made
+            return maps
         chosen = self.reduction if reduction is None or self.keeps_reduction else reduction
-        return chosen(activations, weights, **self._of(chosen))
+        return chosen(activations, made, **self._of(chosen))
 
     def configured(self, **options: Any) -> Method:
         """The method with other options.
 
         Raises:
-            UsageError: it has no such option.
+            UsageError: it has no such option, or the option no such value.
         """
-        unknown = [name for name in options if name not in self.options]
-        if unknown:
-            known = ", ".join(f"{name}={value!r}" for name, value in self.options.items()) or "none"
-            raise UsageError(f"{self.name} has no option {unknown[0]!r}{closest(unknown[0], self.options)}; it has: {known}")
-        return replace(self, options={**self.options, **options})
+        for name in options:
+            if name not in self.options:
+                known = ", ".join(f"{each}={value!r}" for each, value in self.options.items()) or "none"
+                raise UsageError(f"{self.name} has no option {name!r}{closest(name, self.options)}; it has: {known}")
+        sources = [self.weigh, self.make_request, *([self.reduction] if self.reduction else [])]
+        made = {name: checked(self.name, name, value, sources) for name, value in options.items()}
+        return replace(self, options={**self.options, **made})
 
     def _of(self, function: Callable[..., Any]) -> dict[str, Any]:
-        return {name: self.options[name] for name in _options(function) if name in self.options}
-
-    @property
-    def identifier(self) -> str:
-        """The name as Python can spell it: GradCAM++ is GradCAMPlusPlus."""
-        return self.name.replace("+", "Plus")
+        return {name: self.options[name] for name in options_of(function) if name in self.options}
 
 
 METHODS: dict[str, Method] = {}
@@ -81,41 +113,78 @@ def method(
     *,
     paper: str,
     weighting: str,
-    reduction: Reduction,
-    needs_gradients: bool = True,
+    reduction: Reduction | None,
+    request: Callable[..., Request],
+    family: str,
+    cost: str,
+    identifier: str | None = None,
     keeps_reduction: bool = False,
+    fusion: str = "mean",
 ) -> Callable[[Weigh], Weigh]:
-    """Register a weighting as a method; keyword-only parameters of it and of its reduction are the method's options."""
+    """Register a function as a method; keyword-only parameters of it, its reduction and request are its options."""
 
     def register(weigh: Weigh) -> Weigh:
-        options = {**_options(weigh), **_options(reduction)}
-        METHODS[name] = Method(name, weigh, reduction, weighting, needs_gradients, paper, keeps_reduction, options)
+        sources = [weigh, request, *([reduction] if reduction else [])]
+        options = {name: value for source in sources for name, value in options_of(source).items()}
+        METHODS[name] = Method(
+            name=name,
+            weigh=weigh,
+            reduction=reduction,
+            make_request=request,
+            family=family,
+            weighting=weighting,
+            cost=cost,
+            paper=paper,
+            identifier=identifier or re.sub(r"\W", "", name.replace("+", "Plus")),
+            keeps_reduction=keeps_reduction,
+            fusion=fusion,
+            options=options,
+        )
         return weigh
 
     return register
 
 
-def _options(function: Callable[..., Any]) -> dict[str, Any]:
-    """Keyword-only parameters and their defaults."""
-    parameters = signature(function).parameters.values()
-    return {each.name: each.default for each in parameters if each.kind is Parameter.KEYWORD_ONLY}
-
-
 def find_method(name: str | Method) -> Method:
-    """The method called ``name`` in any case; ``GradCAMPlusPlus`` is an accepted spelling of ``GradCAM++``.
+    """The method called ``name`` in any case, with or without hyphens; ``GradCAMPlusPlus`` is ``GradCAM++``.
 
     Raises:
         UsageError: there is no such method.
     """
     if isinstance(name, Method):
         return name
-    spellings = {spelling.lower(): known for known in METHODS.values() for spelling in (known.name, known.identifier)}
-    if not isinstance(name, str) or name.lower() not in spellings:
+    spellings = {_plain(spelling): known for known in METHODS.values() for spelling in (known.name, known.identifier)}
+    if not isinstance(name, str) or _plain(name) not in spellings:
         offered = closest(name, METHODS) if isinstance(name, str) else ""
         raise UsageError(f"no method {name!r}{offered}; there are: {', '.join(METHODS)}")
-    return spellings[name.lower()]
+    return spellings[_plain(name)]
+
+
+def configured(methods: Iterable[Method], options: Mapping[str, Any]) -> list[Method]:
+    """The methods, each with those of ``options`` that it has.
+
+    Raises:
+        UsageError: an option that none of them has, or a value that one can't take.
+    """
+    given = list(methods)
+    for name in options:
+        if not any(name in method.options for method in given):
+            known = "; ".join(
+                f"{method.name}: {', '.join(f'{each}={value!r}' for each, value in method.options.items()) or 'none'}"
+                for method in given
+            )
+            everything = {each for method in given for each in method.options}
+            raise UsageError(f"no method has the option {name!r}{closest(name, everything)}; options of {known}")
+    return [
+        method.configured(**{name: value for name, value in options.items() if name in method.options})
+        for method in given
+    ]
 
 
 def over_space(tensor: Tensor) -> tuple[int, ...]:
     """The spatial dimensions of a (T, B, C, *S) tensor."""
     return tuple(range(3, tensor.ndim))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name.lower())

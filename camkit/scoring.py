@@ -1,0 +1,142 @@
+"""What changed images and changed activations score: the functions that scored methods get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from camkit.batching import Chunks, chunk_size
+from camkit.errors import ForwardError, LayerError, NonFiniteError
+from camkit.layout import Layout
+from camkit.run import Pass
+from camkit.tail import Tail
+
+Step = Callable[[int | None, Tensor], Tensor]
+"""The image that is changed, or None for each one once, and how, (n,), to scores (n, T)."""
+
+
+class Masked:
+    """See :class:`camkit.methods.requests.MaskedScore`."""
+
+    def __init__(self, evidence: Pass, *, check: bool) -> None:
+        self._evidence = evidence
+        self._check = check
+        self.size = tuple(evidence.seen.images.shape[2:])
+
+    def __call__(self, mask: Callable[[Tensor, Tensor], Tensor], items: Tensor) -> Tensor:
+        """Scores (T, B, N) of ``images[b] * mask(b, items[b, n])``."""
+        images = self._evidence.seen.images.detach()
+
+        def step(image: int | None, chosen: Tensor) -> Tensor:
+            every = torch.arange(len(images), device=images.device)
+            owners, own = (every, images)
+            if image is not None:
+                owners, own = every[image].expand(len(chosen)), images[image][None]
+            return self._evidence.scores_of(own * mask(owners, chosen)[:, None].to(images.dtype), image)
+
+        largest = max(self._evidence.seen.largest, 4 * images[0].nbytes)
+        return _scores(self._evidence, items, step, largest, "behind mask", check=self._check)
+
+
+class Ablated:
+    """See :class:`camkit.methods.requests.AblatedScore`.
+
+    Args:
+        evidence: of the images as they are.
+        name: of the layer, or of one of its branches.
+        check: look for scores that aren't finite.
+    """
+
+    def __init__(self, evidence: Pass, name: str, *, check: bool) -> None:
+        self._evidence = evidence
+        self._name = name
+        self._check = check
+        self._tails = Tails(evidence, name)
+        self.scores = evidence.scores.T.to(evidence.activations[name].dtype)
+
+    def __call__(self, channels: Tensor) -> Tensor:
+        """Scores (T, B, N) without channel ``channels[b, n]``, in all of the layer's tokens."""
+        layout = self._tails.layout
+
+        def step(image: int | None, chosen: Tensor) -> Tensor:
+            outputs = self._tails.of(image).repeated(len(chosen))
+            leaf = tree_leaves(outputs)[layout.index].movedim(layout.axis, 1)
+            leaf[torch.arange(len(chosen), device=leaf.device), chosen] = 0
+            rows = self._tails.of(image)(outputs, len(chosen))
+            return self._evidence.scores_in(rows, image)
+
+        largest = self._tails.of(None if self._evidence.whole else 0).largest  # the others' are as large
+        return _scores(self._evidence, channels, step, largest, "without channel", check=self._check)
+
+
+class Tails:
+    """The network behind a layer, for each image.
+
+    Args:
+        evidence: of the images as they are.
+        name: of the layer, or of one of its branches.
+
+    Raises:
+        LayerError: the layer has a layout of the user's own, which leads only one way.
+    """
+
+    def __init__(self, evidence: Pass, name: str) -> None:
+        self.layout: Layout = evidence.layouts[name]
+        if self.layout.index is None or self.layout.axis is None:
+            raise LayerError(
+                f"what {name!r} returns can't be changed through a reshape_transform, which leads only one way: "
+                "leave that out, or take a method that changes no activations, such as LayerCAM"
+            )
+        self._evidence = evidence
+        self._layer = evidence.layer_of(name)
+        self._known: tuple[int | None, Tail] | None = None
+
+    def of(self, image: int | None) -> Tail:
+        """The tail of one image, or of all of them together."""
+        if self._known is None or self._known[0] != image:
+            seen = self._evidence.seen
+            images = seen.images.detach()
+            shown = images if image is None else images[image : image + 1]
+            tail = Tail(seen.model, self._layer, seen.layers[self._layer], shown, self._evidence.rows_of)
+            self._known = image, tail
+        return self._known[1]
+
+
+def _scores(evidence: Pass, items: Tensor, step: Step, largest: int, what: str, *, check: bool) -> Tensor:
+    """Scores (T, B, N) of changes ``items`` (B, N) to the images, in chunks of one image's."""
+    batch, number = items.shape
+    dtype = torch.float64 if evidence.scores.dtype == torch.float64 else torch.float32
+    made = torch.empty(evidence.count, batch, number, dtype=dtype, device=items.device)
+    size = chunk_size(largest, items.device)
+
+    def of_image(image: int, chunk: slice) -> None:
+        made[:, image, chunk] = step(image, items[image, chunk]).T.to(dtype)
+
+    def of_each(chunk: slice) -> None:
+        # Every image once at a time, as the network got them: whatever belongs to them one by one then fits.
+        for column in range(chunk.start // batch, chunk.stop // batch):
+            made[:, :, column] = step(None, items[:, column]).T.to(dtype)
+
+    with torch.inference_mode():
+        if not evidence.whole:
+            chunks = Chunks(evidence.seen.setup, size, batch * number)
+            try:
+                for image in range(batch):
+                    chunks.run(number, partial(of_image, image))
+            except ForwardError:
+                evidence.whole = True  # some networks take batches of one size only
+        if evidence.whole:
+            chunks = Chunks(evidence.seen.setup, batch, batch * number)
+            chunks.size = batch
+            chunks.run(batch * number, of_each)
+    if check and not bool(made.isfinite().all()):
+        target, image, item = (int(each) for each in (~made.isfinite()).nonzero()[0])
+        raise NonFiniteError(
+            f"image {image} scores {float(made[target, image, item])} for target {target} {what} "
+            f"{int(items[image, item])}: the network can't take what is left (try float32, or another layer)"
+        )
+    return made

@@ -1,0 +1,195 @@
+"""The part of a network behind a layer, run again and again while what is in front of the layer runs once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from camkit.capture import watching
+from camkit.errors import CamkitError, LayerError, is_out_of_memory
+from camkit.shapes import Images
+
+CLOSE = 1e-3
+"""How far a tail's output may be from the network's, in its size: batches of other sizes are rounded differently."""
+
+
+class Tail:
+    """What a network makes of other outputs of one of its layers.
+
+    What ran before the layer returned is recorded once: of every module that had returned by then, the outermost ones'
+    outputs. Running the tail calls the network with these in place of the modules; what remains to be computed is what
+    the layer's output, or its caller, still goes through. That this gives the network's own output for the layer's
+    own output is looked at first. Where it doesn't, copies are handed out (something writes to them), and where that
+    doesn't help either, everything in front runs again.
+
+    Args:
+        model: the network, borrowed.
+        name: of the layer, for messages.
+        module: the layer; of several calls the last one counts.
+        images: (R, C, *size): one image, or all that belong together.
+        call: runs the network on images, to what it returns for each of them.
+
+    Raises:
+        LayerError: the network doesn't repeat itself.
+    """
+
+    def __init__(
+        self, model: nn.Module, name: str, module: nn.Module, images: Images, call: Callable[[Images], Any]
+    ) -> None:
+        self.largest = 0
+        """Bytes of the largest tensor behind the layer, for one row."""
+        self._model = model
+        self._module = module
+        self._images = images
+        self._call = call
+        recorder = _Recorder(module, len(images))
+        with torch.no_grad(), watching(model, recorder.leave, recorder.enter):
+            output = call(images.clone())
+        self.output = recorder.output
+        """What the layer returned."""
+        self._recorded = recorder.recorded
+        self._copies = False
+        self._check(name, output)
+
+    def __call__(self, outputs: Any, count: int) -> Any:
+        """What the network returns where the layer returns ``outputs``, for ``count`` rows in place of the images."""
+        rows = len(self._images)
+        with self._replaying(outputs, count):
+            return self._call(_rows(self._images, rows, count, copy=self._copies))
+
+    def repeated(self, count: int) -> Any:
+        """What the layer returned, copied ``count`` times."""
+        rows = len(self._images)
+        return tree_map(lambda leaf: _rows(leaf, rows, count, copy=True), self.output)
+
+    def _check(self, name: str, expected: Any) -> None:
+        count = 2 if len(self._images) == 1 else len(self._images)
+        plain = {id(self._module): (self._module, [self.output])}
+        for recorded, copies in ((self._recorded, False), (self._recorded, True), (plain, True)):
+            self._recorded, self._copies = recorded, copies
+            self.largest = 0
+            with torch.no_grad():
+                try:
+                    with watching(self._model, self._look):
+                        made = self(self.repeated(count), count)
+                except CamkitError as error:
+                    if is_out_of_memory(error.__cause__ or error):
+                        raise
+                    continue
+            if _agree(made, expected, len(self._images), count):
+                self.largest //= count
+                return
+        raise LayerError(
+            f"what runs behind {name!r} doesn't give the same output twice, so that changes of the layer can't be "
+            "told from others: choose another layer, or a method that needs none of this, such as LayerCAM"
+        )
+
+    def _look(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.largest = max([self.largest, *(leaf.nbytes for leaf in tree_leaves(output) if isinstance(leaf, Tensor))])
+
+    @contextmanager
+    def _replaying(self, outputs: Any, count: int) -> Iterator[None]:
+        own = [(module, module.__dict__.get("forward")) for module, _ in self._recorded.values()]
+        try:
+            for module, recorded in self._recorded.values():
+                module.__dict__["forward"] = self._stand_in(module, recorded, outputs, count)
+            yield
+        finally:
+            for module, forward in own:
+                if forward is None:
+                    module.__dict__.pop("forward", None)
+                else:
+                    module.__dict__["forward"] = forward
+
+    def _stand_in(self, module: nn.Module, recorded: list[Any], outputs: Any, count: int) -> Callable[..., Any]:
+        """A forward that returns what was recorded, call by call, and behind that runs."""
+        forward, calls = module.forward, iter(range(len(recorded)))
+        rows = len(self._images)
+
+        def stand_in(*args: Any, **kwargs: Any) -> Any:
+            number = next(calls, None)
+            if number is None:
+                return forward(*args, **kwargs)
+            if module is self._module and number == len(recorded) - 1:
+                return outputs
+            return tree_map(lambda leaf: _rows(leaf, rows, count, copy=self._copies), recorded[number])
+
+        return stand_in
+
+
+@dataclass
+class _Call:
+    """A call of a module, with what is recorded of the calls inside it."""
+
+    module: nn.Module
+    inside: list[tuple[nn.Module, Any]] = field(default_factory=list)
+
+
+class _Recorder:
+    """Keeps the outputs of the outermost modules that have returned when the layer does."""
+
+    def __init__(self, module: nn.Module, rows: int) -> None:
+        self.output: Any = None
+        self.recorded: dict[int, tuple[nn.Module, list[Any]]] = {}
+        """Of every module, by its id, the outputs of its calls."""
+        self._module = module
+        self._rows = rows
+        self._running = [_Call(module=nn.Identity())]
+
+    def enter(self, module: nn.Module) -> None:
+        """A module is about to run."""
+        self._running.append(_Call(module))
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """A module has run."""
+        while self._running[-1].module is not module:  # one that was left by an exception somebody caught
+            self._running.pop()
+        ended = self._running.pop()
+        is_layer = module is self._module
+        if is_layer or all(self._is_by_row(leaf) for leaf in tree_leaves(output)):
+            kept = tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, output)
+            self._running[-1].inside.append((module, kept))
+            if is_layer:
+                self.output = kept
+                self._keep()
+        else:
+            self._running[-1].inside += ended.inside  # windows and the like: what is inside may be by row
+
+    def _is_by_row(self, leaf: Any) -> bool:
+        return not isinstance(leaf, Tensor) or (leaf.ndim > 0 and leaf.shape[0] == self._rows)
+
+    def _keep(self) -> None:
+        self.recorded = {}
+        for call in self._running:
+            for module, output in call.inside:
+                self.recorded.setdefault(id(module), (module, []))[1].append(output)
+
+
+def _rows(leaf: Any, rows: int, count: int, *, copy: bool) -> Any:
+    """A leaf for ``rows`` images as one for ``count``."""
+    if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] != rows:
+        return leaf
+    expanded = leaf.expand(count, *leaf.shape[1:])
+    return expanded.clone(memory_format=torch.contiguous_format) if copy else expanded
+
+
+def _agree(made: Any, expected: Any, rows: int, count: int) -> bool:
+    """Whether every row of the tensors in ``made`` is that of ``expected``."""
+    pairs = list(zip(tree_leaves(made), tree_leaves(expected), strict=False))
+    tensors = [(m, e) for m, e in pairs if isinstance(m, Tensor) and isinstance(e, Tensor) and e.is_floating_point()]
+    if len(tree_leaves(made)) != len(tree_leaves(expected)) and rows == count:
+        return False
+    for one, other in tensors:
+        repeated = _rows(other, rows, count, copy=False)
+        if one.shape != repeated.shape:
+            return False
+        size = float(other.abs().max()) if other.numel() else 0.0
+        if not torch.allclose(one.float(), repeated.float(), rtol=0, atol=CLOSE * size, equal_nan=True):
+            return False
+    return bool(tensors)

@@ -1,0 +1,63 @@
+"""The methods again, written from their papers as slow float64 loops for one image. Independent of camkit."""
+
+from tests.oracles.attention import gradient_rollout, legrad, rollout
+from tests.oracles.channels import (
+    Array,
+    along_energy,
+    channel_sum,
+    combined,
+    fem,
+    finish,
+    kernel_component,
+    normalise,
+    peak_component,
+    positions,
+    principal_component,
+    raw,
+    refined,
+    resize,
+    shapley,
+    smooth_plus_plus,
+    weighted,
+)
+from tests.oracles.concepts import factorized, offset
+from tests.oracles.pixels import PlainWeights, fullgrad, guided, guided_gradcam, rescaled
+from tests.oracles.scored import ablationcam, iscam, masks, path, printed_path, scorecam, softmax, sscam
+
+__all__ = [
+    "Array",
+    "PlainWeights",
+    "ablationcam",
+    "along_energy",
+    "channel_sum",
+    "combined",
+    "factorized",
+    "fem",
+    "finish",
+    "fullgrad",
+    "gradient_rollout",
+    "guided",
+    "guided_gradcam",
+    "iscam",
+    "kernel_component",
+    "legrad",
+    "masks",
+    "normalise",
+    "offset",
+    "path",
+    "peak_component",
+    "positions",
+    "principal_component",
+    "printed_path",
+    "raw",
+    "refined",
+    "rescaled",
+    "resize",
+    "rollout",
+    "scorecam",
+    "shapley",
+    "smooth_plus_plus",
+    "softmax",
+    "sscam",
+    "weighted",
+]

@@ -1,0 +1,200 @@
+"""Maps from one layer's activations and gradients, as slow float64 loops over single numbers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def positions(array: Array) -> list[tuple[int, ...]]:
+    return list(itertools.product(*(range(length) for length in array.shape[1:])))
+
+
+def weighted(method: str, a: Array, g: Array) -> Array:
+    """Weighted activations of one image, (C, *S)."""
+    out = np.zeros_like(a)
+    places = positions(a)
+    for c in range(a.shape[0]):
+        total = math.fsum(a[(c, *p)] for p in places)
+        if method == "GradCAM":
+            w = math.fsum(g[(c, *p)] for p in places) / len(places)
+        elif method == "GradCAM++":
+            w = 0.0
+            for p in places:
+                d = g[(c, *p)]
+                alpha = 0.0 if d == 0 else d**2 / (2 * d**2 + total * d**3 + 1e-6)
+                w += alpha * max(d, 0.0)
+        elif method == "XGradCAM":
+            w = math.fsum(g[(c, *p)] * a[(c, *p)] / (total + 1e-7) for p in places)
+        for p in places:
+            if method in ("GradCAM", "GradCAM++", "XGradCAM"):
+                out[(c, *p)] = w * a[(c, *p)]
+            elif method == "EigenCAM":
+                out[(c, *p)] = a[(c, *p)]
+            elif method == "EigenGradCAM":
+                out[(c, *p)] = g[(c, *p)] * a[(c, *p)]
+            elif method == "LayerCAM":
+                out[(c, *p)] = max(g[(c, *p)], 0.0) * a[(c, *p)]
+            elif method == "HiResCAM":
+                out[(c, *p)] = g[(c, *p)] * a[(c, *p)]
+            elif method == "GradCAMElementWise":
+                out[(c, *p)] = max(g[(c, *p)] * a[(c, *p)], 0.0)
+            elif method == "SegEigenCAM":
+                out[(c, *p)] = abs(g[(c, *p)]) * a[(c, *p)]
+            else:
+                raise NotImplementedError(method)
+    return out
+
+
+def channel_sum(w: Array) -> Array:
+    out = np.zeros(w.shape[1:])
+    for p in positions(w):
+        out[p] = math.fsum(w[(c, *p)] for c in range(w.shape[0]))
+    return out
+
+
+def rows_of(w: Array) -> Array:
+    """Positions x channels."""
+    return np.array([[w[(c, *p)] for c in range(w.shape[0])] for p in positions(w)])
+
+
+def along_energy(projection: Array, w: Array) -> Array:
+    """One number per position, turned so that it does not run against the energy of the uncentred positions."""
+    energy = [math.fsum(value**2 for value in row) for row in rows_of(w)]
+    product = math.fsum(q * e for q, e in zip(projection, energy, strict=True))
+    return np.asarray((-projection if product < 0 else projection).reshape(w.shape[1:]))
+
+
+def projected(w: Array) -> Array:
+    """Column-centred (positions, channels) matrix on its first right singular vector, of either sign."""
+    rows = rows_of(w)
+    centred = rows - rows.mean(0)
+    _, _, vt = np.linalg.svd(centred)
+    return np.asarray(centred @ vt[0])
+
+
+def principal_component(w: Array) -> Array:
+    """Projection on the first right singular vector of the column-centred (positions, channels) matrix."""
+    return along_energy(projected(w), w)
+
+
+def peak_component(w: Array) -> Array:
+    """The same, turned so that the entry of largest magnitude is positive (Seg-Eigen-CAM)."""
+    projection = projected(w)
+    if abs(projection.min()) > abs(projection.max()):
+        projection = -projection
+    return np.asarray(projection.reshape(w.shape[1:]))
+
+
+def raw(method: str, a: Array, g: Array, eigen: bool = False) -> Array:
+    w = weighted(method, a, g)
+    if method == "SegEigenCAM":
+        return peak_component(w)
+    return principal_component(w) if eigen or method.startswith("Eigen") else channel_sum(w)
+
+
+def combined(a: Array, w: Array) -> Array:
+    """One weight per channel, (C,): CAM (Zhou et al. 2016) with the classifier's, RandomCAM with any."""
+    out = np.zeros(a.shape[1:])
+    for p in positions(a):
+        out[p] = math.fsum(w[c] * a[(c, *p)] for c in range(a.shape[0]))
+    return out
+
+
+def shapley(a: Array, g: Array, hvp: Array) -> Array:
+    """ShapleyCAM: gradient less half of the Hessian's product with the activations, averaged over places."""
+    places = positions(a)
+    return combined(
+        a,
+        np.array(
+            [math.fsum(g[(c, *p)] - hvp[(c, *p)] / 2 for p in places) / len(places) for c in range(a.shape[0])],
+        ),
+    )
+
+
+def smooth_plus_plus(a: Array, gradients: Sequence[Array], numerator: int = 2) -> Array:
+    """Smooth Grad-CAM++ of the clean activations; ``numerator`` 1 is D1 over the samples, as the paper prints it."""
+    weights = np.zeros(a.shape[0])
+    for c in range(a.shape[0]):
+        total = math.fsum(a[(c, *p)] for p in positions(a))
+        for p in positions(a):
+            d = {power: math.fsum(g[(c, *p)] ** power for g in gradients) / len(gradients) for power in (1, 2, 3)}
+            if d[1] > 0:
+                weights[c] += d[numerator] / (2 * d[2] + total * d[3] + 1e-6) * d[1]
+    return combined(a, weights)
+
+
+def fem(a: Array, k: float = 2.0) -> Array:
+    """FEM: where a channel stands out by ``k`` of its standard deviations, its mean."""
+    out = np.zeros(a.shape[1:])
+    places = positions(a)
+    for c in range(a.shape[0]):
+        mean = math.fsum(a[(c, *p)] for p in places) / len(places)
+        deviation = math.sqrt(math.fsum((a[(c, *p)] - mean) ** 2 for p in places) / len(places))
+        for p in places:
+            if a[(c, *p)] >= mean + k * deviation:
+                out[p] += mean
+    return out
+
+
+def kernel_value(kernel: str, x: Array, y: Array, gamma: float) -> float:
+    inner = math.fsum(p * q for p, q in zip(x, y, strict=True))
+    if kernel == "linear":
+        return inner
+    if kernel == "poly":
+        return (gamma * inner + 1) ** 3
+    if kernel == "sigmoid":
+        return math.tanh(gamma * inner + 1)
+    if kernel == "rbf":
+        return math.exp(-gamma * math.fsum((p - q) ** 2 for p, q in zip(x, y, strict=True)))
+    if kernel == "cosine":
+        return inner / ((math.hypot(*x) * math.hypot(*y)) or 1.0)
+    raise NotImplementedError(kernel)
+
+
+def kernel_component(a: Array, kernel: str = "sigmoid", gamma: float | None = None) -> Array:
+    """KPCA-CAM: leading component of the doubly centred kernel matrix over channel-centred positions."""
+    rows = rows_of(a)
+    rows = rows - rows.mean(0)
+    gamma = 1 / a.shape[0] if gamma is None else gamma
+    matrix = np.array([[kernel_value(kernel, x, y, gamma) for y in rows] for x in rows])
+    matrix = matrix - matrix.mean(0) - matrix.mean(1)[:, None] + matrix.mean()
+    values, vectors = np.linalg.eigh(matrix)
+    return along_energy(vectors[:, -1] * math.sqrt(max(values[-1], 0.0)), a)
+
+
+def normalise(m: Array) -> Array:
+    m = m - m.min()
+    return np.asarray(m / (m.max() + 1e-7))
+
+
+def resize(m: Array, size: tuple[int, ...]) -> Array:
+    """Linear interpolation along one axis after the other, half-pixel centres, edges clamped."""
+    for axis, length in enumerate(size):
+        source = np.moveaxis(m, axis, 0)
+        rows: list[Any] = []
+        for i in range(length):
+            x = min(max((i + 0.5) * source.shape[0] / length - 0.5, 0.0), source.shape[0] - 1.0)
+            low = math.floor(x)
+            high = min(low + 1, source.shape[0] - 1)
+            rows.append(source[low] * (1 - (x - low)) + source[high] * (x - low))
+        m = np.moveaxis(np.array(rows), 0, axis)
+    return m
+
+
+def finish(layers: list[Array], size: tuple[int, ...]) -> Array:
+    """Finished map of one image from its signed maps."""
+    scaled = [resize(normalise(np.maximum(m, 0)), size) for m in layers]
+    return normalise(np.mean(scaled, axis=0))
+
+
+def refined(layers: list[Array], size: tuple[int, ...]) -> Array:
+    """RefineCAM: the layers' maps, each rectified, scaled to [0, 1] and resized, multiplied and scaled again."""
+    return normalise(np.prod([resize(normalise(np.maximum(m, 0)), size) for m in layers], axis=0))
