@@ -16,8 +16,8 @@ from camkit.cam import CAM
 from camkit.capture import Capture
 from camkit.errors import ForwardError
 from camkit.layers import resolve
-from camkit.methods import METHODS
 from camkit.run import run
+from tests.kinds import SIX as METHODS
 from tests.networks import Returns, SmallCNN, seeded
 
 # Six channels on 7 x 7 places: the shape tells, nothing has to be tried.

@@ -22,6 +22,7 @@ from camkit.cli import main
 from camkit.methods import METHODS
 from camkit.render import Picture
 from tests import zoo
+from tests.kinds import SIX
 from tests.pictures import read
 from tests.reference import cloning, energy_sign, reference_maps
 
@@ -105,7 +106,7 @@ def original_tool(
 
 
 EXAMPLES = {
-    **{f"resnet50 {method}": ("resnet50", ["--method", method]) for method in METHODS},
+    **{f"resnet50 {method}": ("resnet50", ["--method", method]) for method in SIX},
     "resnet50 category 238": ("resnet50", ["--target-layers", "backbone.layer4.2", "--target-category", "238"]),
     "resnet50 category 281": ("resnet50", ["--target-layers", "backbone.layer4.2", "--target-category", "281"]),
     "mobilenet": ("mobilenet_v3", ["--target-layers", "backbone.layer16", "--method", "LayerCAM"]),
@@ -138,7 +139,7 @@ def test_documented_examples(example: str, folder: Path, checkpoint: Any, camkit
     predicted = re.search(r"predicted: (\d+)", run.out)
     assert predicted is not None
     category = int(flags[-1]) if "--target-category" in flags else int(predicted[1])
-    method = next((m for m in METHODS if m.lower() in [flag.lower() for flag in flags]), "GradCAM")
+    method = next((m for m in SIX if m.lower() in [flag.lower() for flag in flags]), "GradCAM")
     expected = original_tool(
         name,
         folder / "cat.png",
@@ -188,9 +189,7 @@ class TestBeyondTheOriginal:
         assert np.abs(other.astype(int) - alone).mean() > 5
 
     def test_grid_is_one_picture(self, vis_cam: Any, tmp_path: Path) -> None:
-        run = vis_cam(
-            "--grid", "--save-path", tmp_path / "grid.png", "--target-category", 281, 238, "--method", *METHODS
-        )
+        run = vis_cam("--grid", "--save-path", tmp_path / "grid.png", "--target-category", 281, 238, "--method", *SIX)
         assert run.code == 0, run.err
         assert run.wrote == [tmp_path / "grid.png"]
         page = read(tmp_path / "grid.png")
@@ -476,7 +475,7 @@ def test_demo_shows_the_cat_and_the_cup(camkit: Any, tmp_path: Path, monkeypatch
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["lite0.pth", "lite0.py"]
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "EigenCAM"])
+@pytest.mark.parametrize("method", [m for m in SIX if m != "EigenCAM"])
 def test_the_demos_maps_lie_on_what_they_explain(method: str, tmp_path: Path) -> None:
     """The cat is the left half, the cup the right one. EigenCAM doesn't ask for a class."""
     from camkit.adapters import mmpretrain

@@ -9,8 +9,9 @@ import torch
 from torch.testing import assert_close
 
 import camkit
-from camkit import CAM, METHODS, AugSmooth, EigenSmooth
+from camkit import CAM, AugSmooth, EigenSmooth
 from camkit.errors import EmptyMapWarning, OutputWarning, UsageError
+from tests.kinds import SIX as METHODS
 from tests.networks import Returns, SmallCNN, SmallViT, seeded
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

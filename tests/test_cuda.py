@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import camkit
-from camkit import CAM, METHODS, AugSmooth, EigenSmooth
+from camkit import CAM, AugSmooth, EigenSmooth
 from camkit.errors import NonFiniteError
+from tests.kinds import SIX as METHODS
 from tests.networks import SmallCNN, SmallViT, seeded
 from tests.test_cam import NETWORKS
 

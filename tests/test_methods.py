@@ -13,16 +13,25 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from camkit.errors import UsageError
-from camkit.methods import METHODS, Method, channel_sum, find_method, leading_by_squaring, principal_component
+from camkit.methods import FAMILIES, METHODS, Method, find_method, principal_component
+from camkit.methods.reductions import leading_by_squaring
+from camkit.methods.requests import OnlyActivations
 from tests import oracles
+from tests.kinds import PURE, SIX
 from tests.networks import evidence
 
-each_method = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+each_method = pytest.mark.parametrize("method", [METHODS[name] for name in PURE], ids=lambda method: method.name)
 each_reduction = pytest.mark.parametrize("reduction", [None, principal_component], ids=["own", "eigen"])
 
 
 def signed_map(method: Method, a: Tensor, g: Tensor, reduction: Any = None) -> Tensor:
-    made: Tensor = method.signed_maps(a, g[None], reduction)[0]
+    made: Tensor = maps(method, a, g[None], reduction)[0]
+    return made
+
+
+def maps(method: Method, a: Tensor, g: Tensor, reduction: Any = None) -> Tensor:
+    given = () if isinstance(method.request, OnlyActivations) else (g,)
+    made: Tensor = method.signed_maps(a, *given, reduction=reduction)
     return made
 
 
@@ -80,6 +89,8 @@ class TestLaws:
         assert made[1].isnan().any()
 
     def test_permuting_channels_changes_nothing(self, method: Method, reduction: Any) -> None:
+        if method.name == "RandomCAM":
+            pytest.skip("its weights belong to channels by number")
         a, g = evidence()
         order = torch.tensor([3, 1, 5, 0, 2, 4])
         assert_close(signed_map(method, a[:, order], g[:, order], reduction), signed_map(method, a, g, reduction))
@@ -95,7 +106,7 @@ class TestLaws:
     def test_targets_at_once_are_targets_one_by_one(self, method: Method, reduction: Any) -> None:
         a, g = evidence()
         several = torch.stack([g, -2 * g, g.flip(-1), 0 * g])[: 4 if method.needs_gradients else 1]
-        made = method.signed_maps(a, several, reduction)
+        made = maps(method, a, several, reduction)
         alone = [signed_map(method, a, each, reduction) for each in several]
         assert_close(made, torch.stack(alone))
 
@@ -159,7 +170,7 @@ class TestPrincipalComponent:
         weighted[1] = 0
         weighted[2, 0, 0, 0] = torch.nan
         expected = principal(weighted)
-        monkeypatch.setattr("camkit.methods.leading_eigenvector", leading_by_squaring)
+        monkeypatch.setattr("camkit.methods.reductions.leading_eigenvector", leading_by_squaring)
         made = principal(weighted)
         assert_close(made, expected, rtol=0, atol=1e-4, equal_nan=True)
         assert made[2].isnan().all()
@@ -189,12 +200,14 @@ class TestPrincipalComponent:
 
 
 class TestRegistry:
-    @each_method
+    @pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
     def test_says_where_it_comes_from(self, method: Method) -> None:
-        assert re.search(r" 20\d\d, (eq\. \d|O V_1)", method.paper)
+        assert re.search(r" 20\d\d, \S", method.paper) or method.family == "control"
         assert method.weigh.__doc__
-        assert method.reduction in (channel_sum, principal_component)
+        assert method.weighting
+        assert method.cost.startswith(("1", "2"))
         assert method.identifier.isidentifier()
+        assert method.family in FAMILIES
 
     @pytest.mark.parametrize(
         ("spelling", "name"), [("gradcam", "GradCAM"), ("GRADCAM++", "GradCAM++"), ("gradcamplusplus", "GradCAM++")]
@@ -209,4 +222,4 @@ class TestRegistry:
             find_method("GradCAN")
 
     def test_the_six_are_there(self) -> None:
-        assert set(METHODS) >= {"GradCAM", "GradCAM++", "XGradCAM", "EigenCAM", "EigenGradCAM", "LayerCAM"}
+        assert tuple(METHODS)[:6] == SIX

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import camkit
 from tests import reference, zoo
+from tests.kinds import SIX as METHODS
 from tests.reference import FloatArray
 from tests.zoo import TRAINED, ZOO
 
-METHODS = tuple(camkit.METHODS)
 # eigen_smooth, aug_smooth
 SMOOTHING = {"plain": (False, False), "eigen": (True, False), "aug": (False, True), "both": (True, True)}
 

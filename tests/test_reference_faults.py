@@ -17,12 +17,13 @@ import camkit
 from camkit.layout import plan
 from camkit.tokens import Hints
 from tests import reference, zoo
+from tests.kinds import SIX
 from tests.zoo import TRAINED
 
 MIDDLE_TO_LAST = [f"model.blocks.{stage}" for stage in range(1, 7)]
 
 
-@pytest.mark.parametrize("method", camkit.METHODS)
+@pytest.mark.parametrize("method", SIX)
 def test_aliased_activations(method: str) -> None:
     """On a CPU grad-cam keeps the very tensor that ResNet's residual addition and ReLU then overwrite."""
     net, layers, targets = "resnet50", ["backbone.layer4.2.bn3"], [281]

@@ -12,8 +12,9 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from camkit import CAM, METHODS, AugSmooth, EigenSmooth
+from camkit import CAM, AugSmooth, EigenSmooth
 from camkit.errors import UsageError
+from tests.kinds import SIX as METHODS
 from tests.networks import SmallCNN, SmallViT, seeded
 from tests.test_capture import hooks
 

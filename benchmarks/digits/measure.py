@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import camkit
 from benchmarks.digits.canvases import SIDE, Canvases, box_share, draw
+from benchmarks.speed.cells import METHODS
 from camkit.methods import Method
 
 SIZES = ((48, 48), (48, 96), (96, 48))
@@ -113,7 +114,7 @@ def rows(model: nn.Module, split: str) -> list[Row]:
         measure(model, method, canvases, wrapper)
         for canvases in (sample(split, size) for size in SIZES)
         for wrapper in WRAPPERS
-        for method in camkit.METHODS
+        for method in METHODS
         # What reduces to the principal component anyway stays as it is under EigenSmooth.
         if not (wrapper == "EigenSmooth" and "Eigen" in method)
     ]

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 import camkit
 from benchmarks.digits.canvases import SIDE, Canvases
+from benchmarks.speed.cells import METHODS
 
 ZOOM = 4
 """Pixels of the picture per pixel of the canvas."""
@@ -25,13 +26,13 @@ def picture(model: nn.Module, canvases: Canvases, index: int) -> NDArray[np.uint
     shown = np.repeat(grey[:, :, None], 3, 2)
     wanted = canvases.classes[index].tolist()
     rows = [[_framed(shown, canvases.corners[index, place].tolist())] for place in range(len(wanted))]
-    for method in camkit.METHODS:
+    for method in METHODS:
         maps = camkit.CAM(model, method)(image, [wanted])
         large = functional.interpolate(maps, scale_factor=ZOOM, mode="bilinear")[0].clamp(0, 1)
         for place, heat in enumerate(large):
             overlay = _framed(camkit.overlay(shown, heat), canvases.corners[index, place].tolist())
             rows[place].append(_crossed(overlay, maps[0, place]))
-    return camkit.grid(rows, [f"where is the {each}?" for each in wanted], ["canvas", *camkit.METHODS])
+    return camkit.grid(rows, [f"where is the {each}?" for each in wanted], ["canvas", *METHODS])
 
 
 def _framed(shown: NDArray[np.uint8], corner: list[int]) -> NDArray[np.uint8]:

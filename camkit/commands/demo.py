@@ -14,11 +14,11 @@ from camkit import demo_model
 from camkit.adapters import mmpretrain
 from camkit.commands import job
 from camkit.errors import CamkitError
-from camkit.methods import METHODS
 from camkit.render import Picture
 from camkit.save import picture_writer, save_picture, write_together
 
 CATEGORIES = {"cat": 282, "espresso": 967}
+METHODS = ("GradCAM", "GradCAM++", "XGradCAM", "EigenCAM", "EigenGradCAM", "LayerCAM")
 SIDE = 224
 # The network was trained on squares; it takes any size, and here it sees both halves.
 WHOLE_PICTURE = {
@@ -41,7 +41,7 @@ def main(options: argparse.Namespace) -> None:
     prepared = classifier.prepare(str(image))
     categories = list(CATEGORIES.values())
     choice = job.choose_layer(classifier, prepared, categories=categories)
-    explanations = job.explain(classifier, prepared, list(METHODS), target_layers=[choice.name], categories=categories)
+    explanations = job.explain(classifier, prepared, METHODS, target_layers=[choice.name], categories=categories)
     job.report(classifier, explanations[0], choice)
     style = job.Style()
     print(f"wrote: {image}")

@@ -96,6 +96,8 @@ class Method:
             if name not in self.options:
                 known = ", ".join(f"{each}={value!r}" for each, value in self.options.items()) or "none"
                 raise UsageError(f"{self.name} has no option {name!r}{closest(name, self.options)}; it has: {known}")
+        if not options:
+            return self
         sources = [self.weigh, self.make_request, *([self.reduction] if self.reduction else [])]
         made = {name: checked(self.name, name, value, sources) for name, value in options.items()}
         return replace(self, options={**self.options, **made})
