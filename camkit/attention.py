@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from camkit.errors import LayerError
-from camkit.forward import Recording, Setup, forward
+from camkit.forward import Setup, forward
 from camkit.layers import LIST_LAYERS
 from camkit.memory import PerModel
 from camkit.methods.requests import Attended, Attention
+from camkit.recording import Recording
 from camkit.run import Pass, full
 from camkit.shapes import Images, SignedMaps
 from camkit.tail import Tail

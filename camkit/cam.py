@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from camkit.attention import blocks_of
 from camkit.errors import CamkitError, EmptyMapWarning, LayerError, OutputWarning, UsageError
 from camkit.evidence import Maps, maps_of
-from camkit.forward import Progress, Recording, Setup, as_input
+from camkit.forward import Progress, Setup, as_input
 from camkit.layers import LIST_LAYERS, Layer, is_norm, resolve, split_branch, unwrap
 from camkit.layout import ReshapeTransform
 from camkit.maps import finish
 from camkit.methods import Method, Reduction, find_method
 from camkit.methods.requests import Attention, BiasGradients, Concepts
 from camkit.outputs import Output
-from camkit.probe import default_layer, default_layers, forget, has_functions, modules_of, probe
+from camkit.probe import default_layers, forget, has_functions, modules_of, probe
+from camkit.recording import Recording
 from camkit.run import Pass, run
 from camkit.shapes import Images, Scores, TargetMaps
 from camkit.targets import Chosen, Targets, is_nested, require_finite
@@ -85,9 +86,9 @@ class CAM:
             or list of data samples. ``torch.compile``d, DataParallel and DistributedDataParallel models are unwrapped.
         method: a name from :data:`camkit.METHODS`, in any case.
         target_layers: dotted names or modules; several are fused by the mean. None takes the last norm layer that is
-            spatial and live, or what :func:`camkit.probe.default_layer` finds instead, at the first call; methods that
-            look for what several layers agree on take :func:`camkit.probe.default_layers`. Attention methods take
-            the transformer's blocks in place of layers, None all of them; pixel-level ones have none.
+            spatial and live, or what :func:`camkit.probe.default_layers` finds for the method, at the first call.
+            Attention methods take the transformer's blocks in place of layers, None all of them; pixel-level ones
+            have none.
         num_extra_tokens: for token layers, how many tokens in front of the grid belong to no place (class,
             distillation, registers); None finds out.
         reshape_transform: your own layout, from a layer's output to (B, C, *spatial); used for its gradient too.
@@ -168,39 +169,36 @@ class CAM:
         explanation.warn(stacklevel=2)
         return explanation
 
-    def target_layers(self, images: Images, targets: Targets = None, fusion: str = "mean") -> dict[str, nn.Module]:
-        """Name to module of the target layers; where none were given, the default ones are found with the arguments.
+    def target_layers(self, images: Images, targets: Targets = None, kind: str = "norm") -> dict[str, nn.Module]:
+        """Name to module of the target layers; where none were given, default ones are found with the arguments.
 
         Args:
             images: as in calling the CAM.
             targets: as in calling the CAM.
-            fusion: what several layers' maps become one by; the ``"product"`` has several layers by default.
+            kind: of default layers, see :func:`camkit.probe.default_layers`.
         """
-        known = self._layers if self._layers is not None else self._pins.get(fusion)
+        known = self._layers if self._layers is not None else self._pins.get(kind)
         if known is not None:
             return known
         if not has_functions(targets):
-            return self._chosen(fusion, images, targets)
+            return self._chosen(kind, images, targets)
         # Choices for functions, which may look anywhere, are remembered here alone, and for the last ones.
         asked = (tuple(images.shape[1:]), targets)
-        if fusion not in self._last or self._last[fusion][0] != asked:
-            self._last[fusion] = asked, self._chosen(fusion, images, targets)
-        return self._last[fusion][1]
+        if kind not in self._last or self._last[kind][0] != asked:
+            self._last[kind] = asked, self._chosen(kind, images, targets)
+        return self._last[kind][1]
 
     def pinned(self, layers: Mapping[str, Sequence[str]]) -> CAM:
-        """The same CAM with target layers, by the way of fusing them, in place of default ones."""
+        """The same CAM with target layers, by kind, in place of default ones."""
         if self._layers is not None:
             return self
         fixed = copy(self)
-        fixed._pins = {fusion: resolve(self.model, list(names)) for fusion, names in layers.items()}
+        fixed._pins = {kind: resolve(self.model, list(names)) for kind, names in layers.items()}
         return fixed
 
-    def _chosen(self, fusion: str, images: Images, targets: Targets) -> dict[str, nn.Module]:
+    def _chosen(self, kind: str, images: Images, targets: Targets) -> dict[str, nn.Module]:
         """Default layers, looked up by their paths: walking the whole model would cost at every call."""
-        if fusion == "product":
-            choices = default_layers(self.model, images, targets, self.setup)
-        else:
-            choices = [default_layer(self.model, images, targets, self.setup)]
+        choices = default_layers(self.model, images, targets, self.setup, kind)
         return {each.name: self.model.get_submodule(split_branch(each.name)[0]) for each in choices}
 
     def compute(self, images: Images, targets: Targets = None, *, check: bool = True) -> Explanation:
@@ -228,15 +226,17 @@ class CAM:
         images = as_input(self.model, images)
         self._check_methods(methods, reduction)
         found: dict[int, Explanation] = {}
-        for fusion in dict.fromkeys(method.fusion for method in methods):
-            group = {number: method for number, method in enumerate(methods) if method.fusion == fusion}
-            made = self._compute_live(fusion, images, targets, list(group.values()), reduction, check=check)
+        # With layers given all methods share a pass.
+        kinds = ["norm" if self._layers is not None else method.default_layers for method in methods]
+        for kind in dict.fromkeys(kinds):
+            group = {number: method for number, method in enumerate(methods) if kinds[number] == kind}
+            made = self._compute_live(kind, images, targets, list(group.values()), reduction, check=check)
             found |= dict(zip(group, made, strict=True))
         return [found[number] for number in range(len(methods))]
 
     def _compute_live(
         self,
-        fusion: str,
+        kind: str,
         images: Images,
         targets: Targets,
         methods: Sequence[Method],
@@ -247,11 +247,11 @@ class CAM:
         """Explanations of methods with the same target layers; default ones that aren't live are chosen anew."""
         if not any(method.request.of_layers for method in methods):
             return self._compute({}, images, targets, methods, reduction, check=check)
-        layers = self.target_layers(images, targets, fusion)
+        layers = self.target_layers(images, targets, kind)
         try:
             found = self._compute(layers, images, targets, methods, reduction, check=check)
         except LayerError as error:
-            again = self._chosen_anew(fusion, layers, images, targets)
+            again = self._chosen_anew(kind, layers, images, targets)
             if again is None:
                 raise type(error)(f"{error}{self._alternatives(images, targets)}") from error
         else:
@@ -259,7 +259,7 @@ class CAM:
             of_layers = [(e, m) for e, m in zip(found, methods, strict=True) if m.request.of_layers]
             judges = [e for e, method in of_layers if method.needs_gradients] or [e for e, _ in of_layers]
             is_dead = all(len(each.empty) == each.scores.numel() for each in judges)
-            again = self._chosen_anew(fusion, layers, images, targets) if is_dead else None
+            again = self._chosen_anew(kind, layers, images, targets) if is_dead else None
             if again is None:
                 return found
         return self._compute(again, images, targets, methods, reduction, check=check)
@@ -347,14 +347,14 @@ class CAM:
         )
 
     def _chosen_anew(
-        self, fusion: str, layers: dict[str, nn.Module], images: Images, targets: Targets
+        self, kind: str, layers: dict[str, nn.Module], images: Images, targets: Targets
     ) -> dict[str, nn.Module] | None:
         """Other default layers, where those remembered aren't live any more: other targets, weights, arguments."""
-        if self._layers is not None or fusion in self._pins:
+        if self._layers is not None or kind in self._pins:
             return None
         forget(self.model)
         self._last.clear()
-        again = self.target_layers(images, targets, fusion)
+        again = self.target_layers(images, targets, kind)
         return again if list(again) != list(layers) else None
 
     def _alternatives(self, images: Images, targets: Targets) -> str:

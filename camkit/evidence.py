@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from camkit.attention import Attending
+from camkit.answers import Answer, Answers
 from camkit.concepts import name_concepts
 from camkit.errors import NonFiniteError
-from camkit.linearity import require_linear
 from camkit.maps import NORMALISE_EPS, extremes
 from camkit.methods import Method, Reduction
-from camkit.methods.requests import (
-    AblatedScores,
-    Attention,
-    BiasGradients,
-    Concepts,
-    Curvature,
-    Gradients,
-    GuidedGradients,
-    GuidedLayer,
-    LinearGradients,
-    MaskedScores,
-    NoisyGradients,
-    OnlyActivations,
-    Request,
-)
-from camkit.noise import moments
-from camkit.pixels import bias_terms, guided_gradients
+from camkit.methods.requests import Concepts, Gradients, GuidedGradients, GuidedLayer
 from camkit.run import Pass
-from camkit.scoring import Ablated, Masked
 from camkit.shapes import SignedMaps, TargetMaps
 
 Place = tuple[int, int]
 """Image and target."""
-Answer = dict[str, tuple[Any, ...]]
-"""Layer to what a method gets of it, for some targets; methods without layers have one entry, for the whole input."""
-INPUT = "input"
 
 
 @dataclass(frozen=True)
@@ -89,109 +68,16 @@ def maps_of(
     """
     made = [_Making(method, evidence, reduction, check=check) for method in methods]
     asked = list(dict.fromkeys(method.request for method in methods))
-    asked.sort(key=lambda request: type(request) is Gradients)  # their last backward frees the graph
+    # Those that need the graph come first, and of these the one whose last backward can free it last.
+    asked.sort(key=lambda request: (not request.backward, type(request) is Gradients))
     for number, request in enumerate(asked):
         askers = [each for each in made if each.method.request == request]
-        answers = _Answers(evidence, blocks or {}, keep=number + 1 < len(asked), check=check)
+        keep = any(later.backward for later in asked[number + 1 :])
+        answers = Answers(evidence, blocks or {}, keep=keep, check=check)
         for answer in answers.to(request):
             for each in askers:
                 each.add(answer)
     return [each.maps() for each in made]
-
-
-class _Answers:
-    """Answers requests from a pass."""
-
-    def __init__(self, evidence: Pass, blocks: Mapping[str, nn.Module], *, keep: bool, check: bool) -> None:
-        self._evidence = evidence
-        self._blocks = blocks
-        self._keep = keep
-        self._check = check
-
-    def to(self, request: Request) -> Iterator[Answer]:
-        """What the methods get, for some targets after the other."""
-        yield from _ANSWERS[type(request)](self, request)
-
-    def activations(self, request: OnlyActivations) -> Iterator[Answer]:
-        """Nothing more."""
-        yield {name: (layer,) for name, layer in self._evidence.activations.items()}
-
-    def gradients(self, request: Gradients) -> Iterator[Answer]:
-        """Gradients of the targets' scores."""
-        for gradients in self._evidence.gradients(request.objective, keep=self._keep):
-            yield {name: (layer, gradients[name]) for name, layer in self._evidence.activations.items()}
-
-    def linear(self, request: LinearGradients) -> Iterator[Answer]:
-        """The same, where the scores are linear."""
-        for number, gradients in enumerate(self._evidence.gradients(keep=self._keep)):
-            if not number:
-                require_linear(self._evidence, gradients)
-            yield {name: (layer, gradients[name]) for name, layer in self._evidence.activations.items()}
-
-    def curvature(self, request: Curvature) -> Iterator[Answer]:
-        """Gradients and the Hessian times the activations."""
-        for found in self._evidence.curvature(request.objective):
-            yield {name: (layer, *found[name]) for name, layer in self._evidence.activations.items()}
-
-    def noisy(self, request: NoisyGradients) -> Iterator[Answer]:
-        """Moments of the gradients over noisy images."""
-        found = moments(self._evidence, request)
-        yield {name: (layer, *found[name]) for name, layer in self._evidence.activations.items()}
-
-    def masked(self, request: MaskedScores) -> Iterator[Answer]:
-        """A score function of masks."""
-        score = Masked(self._evidence, check=self._check)
-        yield {name: (layer, score) for name, layer in self._evidence.activations.items()}
-
-    def ablated(self, request: AblatedScores) -> Iterator[Answer]:
-        """A score function of channels."""
-        for name, layer in self._evidence.activations.items():
-            yield {name: (layer, Ablated(self._evidence, name, check=self._check))}
-
-    def attention(self, request: Attention) -> Iterator[Answer]:
-        """The attention of all blocks."""
-        for attended in Attending(self._evidence, self._blocks).answers(request):
-            yield {"attention": (attended,)}
-
-    def guided(self, request: GuidedGradients) -> Iterator[Answer]:
-        """Guided gradients of the images."""
-        yield {INPUT: (self._images(), guided_gradients(self._evidence))}
-
-    def guided_layer(self, request: GuidedLayer) -> Iterator[Answer]:
-        """Those, and gradients of the layers."""
-        guided, first = guided_gradients(self._evidence), 0
-        for gradients in self._evidence.gradients(keep=self._keep):
-            count = len(next(iter(gradients.values())))
-            part = guided[first : first + count]
-            first += count
-            yield {
-                name: (layer, gradients[name], self._images(), part)
-                for name, layer in self._evidence.activations.items()
-            }
-
-    def biases(self, request: BiasGradients) -> Iterator[Answer]:
-        """What biases and the input contribute."""
-        for terms in bias_terms(self._evidence):
-            yield {INPUT: (terms, tuple(self._evidence.seen.images.shape[2:]))}
-
-    def _images(self) -> Tensor:
-        return self._evidence.seen.images.detach()
-
-
-_ANSWERS: dict[type[Request], Callable[[_Answers, Any], Iterator[Answer]]] = {
-    OnlyActivations: _Answers.activations,
-    Gradients: _Answers.gradients,
-    LinearGradients: _Answers.linear,
-    Curvature: _Answers.curvature,
-    NoisyGradients: _Answers.noisy,
-    MaskedScores: _Answers.masked,
-    AblatedScores: _Answers.ablated,
-    Attention: _Answers.attention,
-    GuidedGradients: _Answers.guided,
-    GuidedLayer: _Answers.guided_layer,
-    BiasGradients: _Answers.biases,
-    Concepts: _Answers.activations,
-}
 
 
 class _Making:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from camkit.capture import Capture, is_float, watching
 from camkit.errors import CamkitError, ForwardError, UsageError, is_out_of_memory, reason
-from camkit.functions import Affine, AffineListener, AttentionListener
 from camkit.layers import declared_extra_tokens
 from camkit.layout import Layout, ReshapeTransform, plan
 from camkit.memory import PerModel
 from camkit.outputs import Output
+from camkit.recording import LAYERS_ALONE, Heard, Recording, listening
 from camkit.shapes import Images
 from camkit.state import borrowed
 from camkit.survey import Survey, survey
@@ -54,32 +53,6 @@ class Setup:
     def needs_whole_batch(self) -> bool:
         """Whether keyword arguments may belong to the images one by one, so that one image can't be shown alone."""
         return any(isinstance(value, Tensor | list | tuple) for value in self.forward_kwargs.values())
-
-
-@dataclass(frozen=True)
-class Recording:
-    """What is recorded of a forward beside layers.
-
-    Attributes:
-        inputs: a graph that begins with the images.
-        twice: a graph that can be differentiated twice.
-        attention: the probabilities of every attention.
-        biases: where in the graph biases were added.
-    """
-
-    inputs: bool = False
-    twice: bool = False
-    attention: bool = False
-    biases: bool = False
-
-
-@dataclass
-class Heard:
-    """What functions the network called, each with the names of the modules that were running, outermost first."""
-
-    attention: list[tuple[tuple[str, ...], Tensor]] = field(default_factory=list)
-    other_attention: int = 0
-    affine: list[tuple[tuple[str, ...], Affine]] = field(default_factory=list)
 
 
 class Seen:
@@ -191,7 +164,7 @@ def forward(
     *,
     roots: bool,
     copies: bool = False,
-    recording: Recording = Recording(),
+    recording: Recording = LAYERS_ALONE,
 ) -> Iterator[Seen]:
     """Run ``model`` once, keep what ``layers`` return, and leave the model as it was.
 
@@ -234,49 +207,12 @@ def forward(
 
 def _recorded(model: nn.Module, images: Images, setup: Setup, recording: Recording) -> tuple[Any, Heard]:
     """The model's output, and what it called on the way."""
-    heard = Heard()
-    with ExitStack() as stack:
-        if recording.twice:  # the fused kernels of attention have no second derivative
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if recording.inputs:
-            images.requires_grad_()
-            shown = images.clone()  # some networks normalise their input in place
-        else:
-            shown = images
-        if recording.attention or recording.biases:
-            path = stack.enter_context(_path(model))
-        if recording.attention:
-            attention = AttentionListener(len(images), roots=True, heard=lambda: paths.append(tuple(path)))
-            paths: list[tuple[str, ...]] = []
-            stack.enter_context(attention)
-        if recording.biases:
-            affine = AffineListener(heard=lambda: places.append(tuple(path)))
-            places: list[tuple[str, ...]] = []
-            stack.enter_context(affine)
-        output = _call(model, shown, setup)
-    if recording.attention:
-        heard.attention = list(zip(paths, attention.kept, strict=True))
-        heard.other_attention = attention.others
-    if recording.biases:
-        heard.affine = list(zip(places, affine.kept, strict=True))
+    if recording.inputs:
+        images.requires_grad_()
+    with listening(model, len(images), recording) as heard:
+        # A copy of the root of the graph: some networks normalise their input in place.
+        output = _call(model, images.clone() if recording.inputs else images, setup)
     return output, heard
-
-
-@contextmanager
-def _path(model: nn.Module) -> Iterator[Sequence[str]]:
-    """A context with the names of the modules that are running, outermost first; the model itself has none."""
-    names = {id(module): name for name, module in model.named_modules()}
-    path: list[str] = []
-
-    def enter(module: nn.Module) -> None:
-        path.append(names[id(module)])
-
-    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        while path.pop() != names[id(module)]:  # those that were left by an exception somebody caught
-            pass
-
-    with watching(model, leave, enter):
-        yield path
 
 
 @dataclass(frozen=True)

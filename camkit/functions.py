@@ -53,17 +53,15 @@ class AttentionListener(Listener):
 
     Args:
         batch: the number of images.
-        roots: make the first ones the root of a graph, if no graph leads to them.
-        heard: called when some were kept.
+        keep: gets them. The first ones are the root of a graph, if no graph leads to them.
     """
 
-    def __init__(self, batch: int, *, roots: bool, heard: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, batch: int, keep: Callable[[Tensor], None]) -> None:
         super().__init__()
-        self.kept: list[Tensor] = []
-        self.others: int = 0
+        self.others = 0
+        """How many attentions within windows or to other tokens there were."""
         self._batch = batch
-        self._roots = roots
-        self._heard = heard
+        self._hand_on = keep
 
     def hear(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Keep what a softmax makes; take fused attention apart."""
@@ -107,9 +105,8 @@ class AttentionListener(Listener):
         if whole.ndim != 4 or whole.shape[0] != self._batch or whole.shape[-1] != whole.shape[-2]:
             self.others += 1
             return made
-        own = whole.detach().requires_grad_() if self._roots and not whole.requires_grad else whole
-        self.kept.append(own)
-        self._heard()
+        own = whole if whole.requires_grad else whole.detach().requires_grad_()
+        self._hand_on(own)
         return own.clone().view(made.shape)
 
 
@@ -134,13 +131,12 @@ class AffineListener(Listener):
     """Keeps what every convolution, linear layer and normalisation with a bias returns, as it returns it.
 
     Args:
-        heard: called when one was kept.
+        keep: gets them.
     """
 
-    def __init__(self, heard: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, keep: Callable[[Affine], None]) -> None:
         super().__init__()
-        self.kept: list[Affine] = []
-        self._heard = heard
+        self._hand_on = keep
 
     def hear(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Keep what has a bias."""
@@ -153,8 +149,8 @@ class AffineListener(Listener):
                 bias = _batch_norm_bias(*args, **kwargs)
             if bias is not None:
                 # The edge stays where it is when somebody writes to the tensor.
-                self.kept.append(Affine(bias.detach(), get_gradient_edge(made), tuple(made.shape), axis % made.ndim))
-                self._heard()
+                edge = get_gradient_edge(made)
+                self._hand_on(Affine(bias.detach(), edge, tuple(made.shape), axis % made.ndim))
         return made
 
 

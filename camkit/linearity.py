@@ -35,7 +35,8 @@ def require_linear(evidence: Pass, gradients: Mapping[str, Gradients]) -> None:
         if not is_constant or not _is_linear(evidence, name, layer):
             raise LayerError(
                 f"CAM needs a head of pooling and one linear layer: the score isn't linear in the mean of {name!r}; "
-                "choose the layer whose output is pooled, or GradCAM or HiResCAM, which are the same where CAM applies"
+                "take GradCAM or HiResCAM, the same where CAM applies (without target layers CAM takes the last one in "
+                "front of the head)"
             )
 
 

@@ -77,15 +77,23 @@ def default_layer(model: nn.Module, images: Images, targets: Targets = None, set
 
 
 def default_layers(
-    model: nn.Module, images: Images, targets: Targets = None, setup: Setup | None = None
+    model: nn.Module,
+    images: Images,
+    targets: Targets = None,
+    setup: Setup | None = None,
+    kind: str = "norm",
 ) -> list[Choice]:
-    """Choose layers for a method that takes what several agree on, in execution order.
+    """Choose the layers that a kind of method takes, in execution order.
 
-    Of every resolution, from the last :data:`RESOLUTIONS`, the last norm layer that is spatial and live. Where all live
-    norm layers have one resolution, as many of them in even steps up to the last. Remembered, and errors, as in
-    :func:`default_layer`.
+    - ``"norm"``: the one of :func:`default_layer`.
+    - ``"resolutions"``, for methods that take what several layers agree on: of every resolution, from the last
+      :data:`RESOLUTIONS`, the last norm layer that is spatial and live. Where all live norm layers have one resolution,
+      as many of them in even steps up to the last.
+    - ``"last"``, for methods that read the head: the last layer of any kind that is spatial and live.
+
+    Remembered, and errors, as in :func:`default_layer`.
     """
-    return _remembered(model, images, targets, setup or Setup(), _choose_several)
+    return _remembered(model, images, targets, setup or Setup(), _CHOOSING[kind])
 
 
 def _remembered(
@@ -175,6 +183,13 @@ def _choose_several(model: nn.Module, images: Images, targets: Targets, setup: S
     return [Choice(name, why) for name in names] or _choose(model, images, targets, setup)
 
 
+def _choose_last(model: nn.Module, images: Images, targets: Targets, setup: Setup) -> list[Choice]:
+    live = _last_live(probe(model, modules_of(model), images, targets, setup), images)
+    if live is None:
+        return _choose(model, images, targets, setup)
+    return [Choice(live, "the last layer that is spatial and live")]
+
+
 def _norms(model: nn.Module, images: Images, targets: Targets, setup: Setup) -> list[Candidate]:
     norms = {name: module for name, module in modules_of(model).items() if is_norm(module)}
     return probe(model, norms, images, targets, setup)
@@ -204,6 +219,9 @@ def _choose(model: nn.Module, images: Images, targets: Targets, setup: Setup) ->
         f"no layer of the network has more than one place for a {as_text(images.shape[2:])} input, so no map can say "
         "where: it works on flattened or pooled features, or the images are too small for it"
     )
+
+
+_CHOOSING = {"norm": _choose, "resolutions": _choose_several, "last": _choose_last}
 
 
 def _last_live(candidates: Sequence[Candidate], images: Images) -> str | None:

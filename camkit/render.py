@@ -1,7 +1,8 @@
-"""Maps and images to pictures: the overlay, and the grid of overlays."""
+"""Maps and images to pictures: the overlay, the picture of concepts, and the grid of pictures."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camkit.errors import UsageError, closest
+from camkit.page import Page
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) uint8, BGR unless said otherwise, as OpenCV reads and writes."""
@@ -19,6 +21,16 @@ COLORMAPS: dict[str, int] = {
     name.removeprefix("COLORMAP_").lower(): getattr(cv2, name) for name in dir(cv2) if name.startswith("COLORMAP_")
 }
 """OpenCV's colour maps by lower-case name."""
+COLOURS = (
+    (213, 94, 0),
+    (86, 180, 233),
+    (240, 228, 66),
+    (0, 158, 115),
+    (204, 121, 167),
+    (0, 114, 178),
+    (230, 159, 0),
+)
+"""RGB, of Okabe and Ito's palette, which the colour-blind can tell apart; neighbours in the list the best."""
 
 
 def overlay(
@@ -48,20 +60,64 @@ def overlay(
     """
     check_picture(image, channel_order)
     values = _heat(heat, image)
-    if seen is not None and seen.shape != values.shape:
-        raise UsageError(f"seen is {seen.shape}, the image {values.shape}")
-    if not 0 <= alpha <= 1:
-        raise UsageError(f"alpha is the heat's share, 0 to 1, got {alpha}")
     colours = cv2.applyColorMap((255 * values).astype(np.uint8), find_colormap(colormap))
     if channel_order == "RGB":
         colours = np.ascontiguousarray(colours[:, :, ::-1])
-    hot = colours.astype(np.float32) / 255
-    if seen is not None:
-        hot = hot * seen[:, :, None]
-    mixed = alpha * hot + (1 - alpha) * (image.astype(np.float32) / 255)
-    # An all-black mix has nothing to scale.
-    picture: Picture = (255 * (mixed / (mixed.max() or 1))).astype(np.uint8)
-    return picture
+    return _mixed(image, colours.astype(np.float32) / 255, alpha, seen)
+
+
+def concepts(
+    image: Picture,
+    maps: Tensor | NDArray[Any],
+    *,
+    labels: Sequence[str] = (),
+    alpha: float = 0.6,
+    channel_order: str = "BGR",
+    seen: NDArray[np.bool_] | None = None,
+) -> Picture:
+    """Lay several maps over an image, each in its own colour, as for a method that finds concepts.
+
+    At every pixel the strongest map gives the colour, and its strength how much of it there is. The colours are told
+    apart by the colour-blind too.
+
+    Args:
+        image: (H, W, 3) uint8.
+        maps: (K, H, W) in [0, 1], tensor or array.
+        labels: short ones, such as numbers, one per map; each is written where its map is the strongest.
+        alpha: the colours' share, 0 to 1.
+        channel_order: ``"BGR"`` or ``"RGB"``, the order of ``image`` and of the picture returned.
+        seen: see :func:`overlay`.
+
+    Returns:
+        (H, W, 3) uint8, in ``image``'s channel order.
+
+    Raises:
+        UsageError: another dtype, shape or range, or labels that don't fit the maps.
+    """
+    check_picture(image, channel_order)
+    if not len(maps) or (labels and len(labels) != len(maps)):
+        raise UsageError(
+            f"concepts need at least one map, and a label for each or none: got {len(maps)} maps, {len(labels)} labels"
+        )
+    values = np.stack([_heat(each, image) for each in maps])
+    owner, strength = values.argmax(0), values.max(0)
+    rgb = np.array(concept_colours(len(values)), dtype=np.float32) / 255
+    palette = rgb if channel_order == "RGB" else rgb[:, ::-1]
+    mixed = _mixed(image, palette[owner] * strength[:, :, None], alpha, seen)
+    for index, label in enumerate(labels):
+        own = np.where(owner == index, strength, 0)
+        if own.any():
+            y, x = np.unravel_index(own.argmax(), own.shape)
+            _mark(mixed, (int(x), int(y)), label, 255 * palette[index])
+    return mixed
+
+
+def concept_colours(count: int) -> list[tuple[int, int, int]]:
+    """RGB colours of as many concepts: those of Okabe and Ito, then the same ones darker."""
+    return [
+        tuple(round(each * 0.55 ** (number // len(COLOURS))) for each in COLOURS[number % len(COLOURS)])  # type: ignore[misc]
+        for number in range(count)
+    ]
 
 
 def check_picture(image: Picture, channel_order: str) -> None:
@@ -93,12 +149,16 @@ def find_colormap(name: str) -> int:
 
 
 def grid(
-    pictures: Sequence[Sequence[Picture]], rows: Sequence[str], columns: Sequence[str], *, channel_order: str = "BGR"
+    pictures: Sequence[Sequence[Picture | str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    channel_order: str = "BGR",
 ) -> Picture:
     """Pictures in labelled rows and columns.
 
     Args:
-        pictures: rows of pictures, all of one size (H, W, 3) uint8.
+        pictures: rows of pictures, all of one size (H, W, 3) uint8; a text stands where there is no picture.
         rows: a label per row, drawn upright at the left.
         columns: a label per column, drawn on top.
         channel_order: ``"BGR"`` or ``"RGB"``, the order of the pictures given and of the one returned.
@@ -109,7 +169,7 @@ def grid(
     Raises:
         UsageError: counts or sizes that don't agree.
     """
-    sizes = {picture.shape for row in pictures for picture in row}
+    sizes = {picture.shape for row in pictures for picture in row if not isinstance(picture, str)}
     if len(sizes) != 1 or len(rows) != len(pictures) or {len(row) for row in pictures} != {len(columns)}:
         raise UsageError(
             f"a grid needs equal pictures and a label per row and column: got sizes {sorted(sizes)}, rows "
@@ -117,26 +177,73 @@ def grid(
         )
     height, width = next(iter(sizes))[:2]
     gap, band = 6, 28
-    # Matplotlib's object interface, without pyplot: no global state, no window, exact pixels at 100 dpi.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    total = (band + len(rows) * (height + gap), band + len(columns) * (width + gap))
-    figure = Figure(figsize=(total[1] / 100, total[0] / 100), dpi=100, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    for index, label in enumerate(columns):
-        x = (band + index * (width + gap) + width / 2) / total[1]
-        figure.text(x, 1 - band / 2 / total[0], _fitted(label, width), ha="center", va="center", size=9)
-    for index, label in enumerate(rows):
-        y = 1 - (band + index * (height + gap) + height / 2) / total[0]
-        figure.text(band / 2 / total[1], y, _fitted(label, height), ha="center", va="center", rotation=90, size=9)
-    canvas.draw()
-    page = np.array(canvas.buffer_rgba(), dtype=np.uint8)[:, :, :3]
+    page = Page(band + len(rows) * (height + gap), band + len(columns) * (width + gap))
+    for j, label in enumerate(columns):
+        page.text(band + j * (width + gap) + width / 2, band / 2, label, room=width)
+    for i, label in enumerate(rows):
+        page.text(band / 2, band + i * (height + gap) + height / 2, label, room=height, rotation=90)
     for i, row in enumerate(pictures):
         for j, picture in enumerate(row):
             top, left = band + i * (height + gap), band + j * (width + gap)
-            page[top : top + height, left : left + width] = picture if channel_order == "RGB" else picture[:, :, ::-1]
-    return page if channel_order == "RGB" else np.ascontiguousarray(page[:, :, ::-1])
+            if isinstance(picture, str):
+                write(page, top, left, (height, width), picture)
+            else:
+                page.picture(top, left, picture if channel_order == "RGB" else picture[:, :, ::-1])
+    drawn = page.drawn()
+    return drawn if channel_order == "RGB" else np.ascontiguousarray(drawn[:, :, ::-1])
+
+
+def write(page: Page, top: int, left: int, room: tuple[int, int], words: str, size: float = 8) -> None:
+    """Write a text into a cell of ``room`` (height, width), from its upper left corner; what has no room is left out.
+
+    A line that begins with ``[N]`` gets the colour of concept number N.
+    """
+    height, width = room
+    step = 1.9 * size
+    number = 0
+    for line in words.splitlines():
+        marked = re.match(r"\[(\d+)\] ", line)
+        indent = step if marked else 0
+        for part, shown in enumerate(page.lines(line[marked.end() :] if marked else line, width - indent - 8, size)):
+            y = top + (number + 0.8) * step
+            if number + 1 > height // step:
+                return
+            if marked and part == 0:
+                index = int(marked[1]) - 1
+                page.bar(round(y - size / 2), left + 4, round(size), round(size), concept_colours(index + 1)[index])
+            page.text(left + 4 + indent, y, shown, room=width - indent - 8, size=size, ha="left", color="#444444")
+            number += 1
+
+
+def _mixed(image: Picture, hot: NDArray[np.float32], alpha: float, seen: NDArray[np.bool_] | None) -> Picture:
+    """``alpha`` of colours (H, W, 3) in [0, 1] plus the rest of the image, scaled so that the brightest is 255."""
+    if seen is not None and seen.shape != image.shape[:2]:
+        raise UsageError(f"seen is {seen.shape}, the image {image.shape[:2]}")
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"alpha is the heat's share, 0 to 1, got {alpha}")
+    if seen is not None:
+        hot = hot * seen[:, :, None]
+    mixed = alpha * hot + (1 - alpha) * (image.astype(np.float32) / 255)
+    # An all-black mix has nothing to scale.
+    picture: Picture = (255 * (mixed / (mixed.max() or 1))).astype(np.uint8)
+    return picture
+
+
+def _mark(picture: Picture, place: tuple[int, int], label: str, colour: NDArray[np.float32]) -> None:
+    """Write a label on a disc of its colour, in place, whole where the picture has room."""
+    height, width = picture.shape[:2]
+    scale = max(0.3, min(height, width) / 500)
+    (text_width, text_height), _ = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    radius = round(0.7 * max(text_width, text_height)) + 3
+    x, y = (
+        min(max(at, radius + 1), max(side - radius - 2, radius + 1))
+        for at, side in zip(place, (width, height), strict=True)
+    )
+    shade = (0.0, 0.0, 0.0) if colour.mean() > 100 else (255.0, 255.0, 255.0)
+    cv2.circle(picture, (x, y), radius, [float(each) for each in colour], -1, cv2.LINE_AA)
+    cv2.circle(picture, (x, y), radius, shade, 1, cv2.LINE_AA)
+    corner = (x - text_width // 2, y + text_height // 2)
+    cv2.putText(picture, label, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, shade, 1, cv2.LINE_AA)
 
 
 def _heat(heat: Tensor | NDArray[Any], image: Picture) -> NDArray[np.float32]:
@@ -150,9 +257,3 @@ def _heat(heat: Tensor | NDArray[Any], image: Picture) -> NDArray[np.float32]:
     if not (values.min() >= 0 and values.max() <= 1):
         raise UsageError(f"a map must lie in [0, 1], got {values.min():.3g} to {values.max():.3g}")
     return values
-
-
-def _fitted(label: str, pixels: int) -> str:
-    """``label`` with an ellipsis in it where it would run over its neighbours; its end, the score, stays."""
-    room = max(10, pixels // 7)
-    return label if len(label) <= room else f"{label[: room - 8]}…{label[-7:]}"

@@ -12,10 +12,11 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from camkit.capture import is_float
 from camkit.errors import LayerError, UsageError, is_out_of_memory
-from camkit.forward import Recording, Seen, Setup, forward
+from camkit.forward import Seen, Setup, forward
 from camkit.layout import Layout
 from camkit.methods.requests import Objective
 from camkit.outputs import answer
+from camkit.recording import LAYERS_ALONE, Recording
 from camkit.shapes import Activations, Gradients, Images, Scores
 from camkit.targets import Rows, Targets, rows, score
 
@@ -281,7 +282,7 @@ def run(
     setup: Setup | None = None,
     *,
     gradients: bool = True,
-    recording: Recording = Recording(),  # noqa: B008 (frozen)
+    recording: Recording = LAYERS_ALONE,
     beside: Mapping[str, nn.Module] | None = None,
 ) -> Iterator[Pass]:
     """Run ``model`` once, keep what ``layers`` return, and leave the model as it was.

@@ -60,11 +60,11 @@ class Ablated:
 
     def __call__(self, channels: Tensor) -> Tensor:
         """Scores (T, B, N) without channel ``channels[b, n]``, in all of the layer's tokens."""
-        layout = self._tails.layout
+        index, axis = self._tails.index, self._tails.axis
 
         def step(image: int | None, chosen: Tensor) -> Tensor:
             outputs = self._tails.of(image).repeated(len(chosen))
-            leaf = tree_leaves(outputs)[layout.index].movedim(layout.axis, 1)
+            leaf = tree_leaves(outputs)[index].movedim(axis, 1)
             leaf[torch.arange(len(chosen), device=leaf.device), chosen] = 0
             rows = self._tails.of(image)(outputs, len(chosen))
             return self._evidence.scores_in(rows, image)
@@ -85,12 +85,13 @@ class Tails:
     """
 
     def __init__(self, evidence: Pass, name: str) -> None:
-        self.layout: Layout = evidence.layouts[name]
-        if self.layout.index is None or self.layout.axis is None:
+        layout: Layout = evidence.layouts[name]
+        if layout.index is None or layout.axis is None:
             raise LayerError(
                 f"what {name!r} returns can't be changed through a reshape_transform, which leads only one way: "
                 "leave that out, or take a method that changes no activations, such as LayerCAM"
             )
+        self.index, self.axis = layout.index, layout.axis
         self._evidence = evidence
         self._layer = evidence.layer_of(name)
         self._known: tuple[int | None, Tail] | None = None

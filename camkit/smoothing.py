@@ -36,9 +36,9 @@ class Wrapper(CAM):
             raise AttributeError(name)
         return getattr(self.cam, name)
 
-    def target_layers(self, images: Images, targets: Targets = None, fusion: str = "mean") -> dict[str, nn.Module]:
+    def target_layers(self, images: Images, targets: Targets = None, kind: str = "norm") -> dict[str, nn.Module]:
         """See :meth:`camkit.CAM.target_layers`."""
-        return self.cam.target_layers(images, targets, fusion)
+        return self.cam.target_layers(images, targets, kind)
 
     def pinned(self, layers: Mapping[str, Sequence[str]]) -> CAM:
         """See :meth:`camkit.CAM.pinned`."""
@@ -142,8 +142,8 @@ class AugSmooth(Wrapper):
         first = self.cam.compute_all(images, targets, methods, reduction, check=check)
         chosen = first[0].targets
         sums = [_Sum(explanation) for explanation in first]
-        of_layers = [(m.fusion, e.layers) for m, e in zip(methods, first, strict=True) if m.request.of_layers]
-        cam = self.cam.pinned(dict(of_layers))
+        pairs = zip(methods, first, strict=True)
+        cam = self.cam.pinned({m.default_layers: e.layers for m, e in pairs if m.request.of_layers})
         waiting = self._chunks(batch)
         while waiting:
             views = waiting.pop(0)

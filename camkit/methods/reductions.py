@@ -60,8 +60,8 @@ def kernel_component(
     """Project every position on the first kernel principal component of an image's positions, to (T, B, *S).
 
     Rows as in :func:`principal_component`; K_ij = k(row_i, row_j) is centred in feature space; the projection is its
-    leading eigenvector times the root of the eigenvalue (Karmani et al. 2024; Schoelkopf et al. 1998, eq. 12 and 20).
-    The sign is that of :func:`principal_component`.
+    leading eigenvector times the root of the eigenvalue (Karmani et al. 2024; Schoelkopf et al. 1998, eq. 12 and 20),
+    which is zero where it is no larger than rounding. The sign is that of :func:`principal_component`.
 
     Args:
         activations: (B, C, *S).
@@ -70,13 +70,16 @@ def kernel_component(
         gamma: of the kernel; None is 1 / C.
     """
     rows, shape = _rows(activations, weights)
-    centred = (rows - rows.mean(1, keepdim=True)).double()
+    centred = rows.double()
+    centred = centred - centred.mean(1, keepdim=True)
     similarity = KERNELS[kernel](centred, 1 / centred.shape[2] if gamma is None else gamma)
+    rounding = torch.finfo(similarity.dtype).eps * similarity.shape[1] * similarity.abs().amax((1, 2))[:, None]
     similarity = similarity - similarity.mean(1, keepdim=True) - similarity.mean(2, keepdim=True)
-    similarity = similarity + similarity.mean((1, 2), keepdim=True)  # which the two steps before left at minus the mean
+    similarity = similarity - similarity.mean((1, 2), keepdim=True)  # which the two steps before left at minus the mean
     finite = similarity.isfinite().all(2).all(1)
     values, vectors = torch.linalg.eigh(torch.where(finite[:, None, None], similarity, 0))
-    projection = vectors[:, :, -1] * values[:, -1:].clamp(min=0).sqrt()
+    leading = torch.where(values[:, -1:] > rounding, values[:, -1:], 0)
+    projection = vectors[:, :, -1] * leading.sqrt()
     projection = torch.where(finite[:, None], projection, math.nan).to(rows.dtype)
     return (projection * _energy_sign(projection, rows)).reshape(shape)
 

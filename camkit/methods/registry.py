@@ -12,7 +12,7 @@ from torch import Tensor
 
 from camkit.errors import UsageError, closest
 from camkit.methods.options import checked, options_of
-from camkit.methods.requests import Gradients, Request
+from camkit.methods.requests import Gradients, LinearGradients, Request
 from camkit.shapes import SignedMaps
 
 
@@ -71,6 +71,13 @@ class Method:
     def needs_gradients(self) -> bool:
         """Whether the maps depend on the score by a backward pass behind the target layer."""
         return isinstance(self.request, Gradients) or self.request.backward
+
+    @property
+    def default_layers(self) -> str:
+        """Which kind of layers the method takes where none are given, see :func:`camkit.probe.default_layers`."""
+        if self.fusion == "product":
+            return "resolutions"
+        return "last" if isinstance(self.request, LinearGradients) else "norm"
 
     @property
     def takes_reduction(self) -> bool:
