@@ -1,9 +1,9 @@
 """How fast camkit is and how much memory it takes, beside a plain forward, grad-cam, torchcam and Captum.
 
 Everybody explains the same images with the same network, interleaved, in one process per cell. Without PART all parts
-run, which takes half an hour on two cores (throughput on a GPU only); --quick measures less in 3 minutes, --smoke only
-shows that everything works. Whole runs are kept in benchmarks/results (those on a GPU in its cuda) and drawn to
-docs/speed.png; others go where they say.
+run, which takes three quarters of an hour on two cores (throughput on a GPU only); --quick measures less in 4 minutes,
+--smoke only shows that everything works. Whole runs are kept in benchmarks/results (those on a GPU in its cuda) and
+drawn to docs/speed.png; others go where they say.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"one or several of: {', '.join(PARTS)}")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="less of everything, in 3 minutes")
+    size.add_argument("--quick", action="store_true", help="less of everything, in 4 minutes")
     size.add_argument("--smoke", action="store_true", help="a tiny network, 2 rounds: does it work?")
     parser.add_argument(
         "--only",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from camkit.errors import LayerError
 from camkit.forward import Setup, forward
 from camkit.layers import LIST_LAYERS
+from camkit.layout import Layout
 from camkit.memory import PerModel
 from camkit.methods.requests import Attended, Attention
 from camkit.recording import Recording
@@ -108,8 +110,7 @@ class Attending:
         tokens = heard[-1][1].shape[-1] if heard else 0
         self._kept = [kept for _, kept in heard if kept.shape[-1] == tokens]
         self._last = list(blocks)[-1]
-        layouts = seen.layouts(self._last)
-        self._layout = next(iter(layouts.values()))
+        self._layout = _layout(evidence, list(blocks))
         if self._layout.index is None or self._layout.axis is None:
             raise LayerError("attention methods lay tokens out themselves: leave reshape_transform out")
         self._index, self._axis = self._layout.index, self._layout.axis
@@ -148,14 +149,26 @@ class Attending:
         return (live / live.sum(1, keepdim=True).clamp(min=1))[None].to(full(gradient).dtype)
 
     def _own_scores(self) -> list[Tensor]:
-        """Every block's own scores (B, T): the network behind the last block, with the mean token in place of each."""
+        """Every block's own scores (B, T): the network behind the last block, with the mean token in place of each.
+
+        That is the last block of all, whichever are asked for.
+        """
         seen = self._evidence.seen
-        tail = Tail(seen.model, self._last, self._blocks[self._last], seen.images.detach(), self._evidence.rows_of)
+        end = _BLOCKS.of(seen.model)[tuple(seen.images.shape[1:])][-1]
+        tail = Tail(
+            seen.model,
+            end,
+            seen.model.get_submodule(end),
+            seen.images.detach(),
+            self._evidence.rows_of,
+            partial(self._evidence.numbers_in, image=None),
+            repeats=False,
+        )
         scores = []
         for name in self._blocks:
             tokens = self._tokens(self._output(name))
             mean = tokens.mean(1, keepdim=True).expand_as(tokens)
-            leaves, structure = tree_flatten(tree_map(_detached, self._output(self._last)))
+            leaves, structure = tree_flatten(tree_map(_detached, tail.output))
             leaves[self._index] = self._from_tokens(mean, leaves[self._index])
             rows = tail(tree_unflatten(leaves, structure), len(seen.images))
             scores.append(self._evidence.scores_in(rows, None))
@@ -178,6 +191,17 @@ class Attending:
     def _from_tokens(self, tokens: Tensor, like: Tensor) -> Tensor:
         moved = like.movedim(self._axis, -1)
         return torch.unflatten(tokens, 1, moved.shape[1:-1]).movedim(-1, self._axis)
+
+
+def _layout(evidence: Pass, names: Sequence[str]) -> Layout:
+    """How the blocks' tokens are laid out: the last block's where that can be told, else that of one before it."""
+    problems = []
+    for name in reversed(names):
+        try:
+            return next(iter(evidence.seen.layouts(name).values()))
+        except LayerError as error:  # so deep in a network tokens may have little to do with their own places
+            problems.append(error)
+    raise problems[0]
 
 
 def _detached(leaf: object) -> object:

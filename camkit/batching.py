@@ -34,23 +34,25 @@ class Chunks:
         setup: its ``batch_size`` and ``progress`` are what is followed.
         size: how many rows are tried at a time where ``batch_size`` isn't given.
         total: how many rows there will be, for the progress.
+        each: how many rows go together; ``step`` gets slices of as many.
     """
 
-    def __init__(self, setup: Setup, size: int, total: int) -> None:
-        self.size = setup.batch_size or size
+    def __init__(self, setup: Setup, size: int, total: int, *, each: int = 1) -> None:
+        self.size = max(1, (setup.batch_size or size) // each)
         self._asked = self.size
+        self._each = each
         self._progress = setup.progress
         self._total = total
         self._done = 0
 
     def run(self, count: int, step: Callable[[slice], None]) -> None:
-        """Call ``step`` for slices of ``count`` rows, one after the other.
+        """Call ``step`` for slices of ``count`` times as many rows as go together, one after the other.
 
         Raises:
             CamkitError: half of the chunk doesn't fit into memory either.
         """
         for rows in self._slices(count, step):
-            self._done += rows
+            self._done += rows * self._each
             if self._progress:
                 self._progress(self._done, self._total)
 
@@ -66,10 +68,12 @@ class Chunks:
                 rows = chunk.stop - chunk.start
                 if self.size < self._asked or rows == 1:
                     raise CamkitError(
-                        f"out of memory with {rows} at a time, half of what was tried first: pass a smaller batch_size "
+                        f"out of memory with {rows * self._each} at a time, half of what was tried first: pass a "
+                        "smaller batch_size "
                         "(--batch-size), a smaller input or a later target layer"
                         if rows > 1
-                        else "out of memory with a single one at a time: use a smaller input or a later target layer"
+                        else f"out of memory with {'a single one' if self._each == 1 else self._each} at a time: use "
+                        "a smaller input or a later target layer"
                     ) from error
                 self.size = rows // 2
                 continue

@@ -122,7 +122,7 @@ class CAM:
         self.method = find_method(method).configured(**options)
         if num_extra_tokens is not None and (not isinstance(num_extra_tokens, int) or num_extra_tokens < 0):
             raise UsageError(f"num_extra_tokens counts tokens, got {num_extra_tokens!r}")
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1 or batch_size is True):
             raise UsageError(f"batch_size counts images, got {batch_size!r}")
         kwargs = dict(forward_kwargs or {})
         self.setup = Setup(num_extra_tokens, reshape_transform, output, kwargs, batch_size, progress)

@@ -17,6 +17,7 @@ from camkit.versions import versions
 COMMANDS = {
     "vis-cam": "explain one image with a model of MMPretrain, timm, torchvision or transformers",
     "layers": "list the layers that a map can be made of",
+    "gallery": "draw every method of one image on one page",
     "demo": "explain a built-in picture with a trained network",
     "methods": "list the methods there are",
 }

@@ -93,7 +93,7 @@ class Seen:
         self._sample = images if setup.needs_whole_batch else images[:1]
         self._call = partial(_call, model, setup=setup)
         kind = images.device.type
-        self._autocast = partial(
+        self.autocast = partial(
             torch.autocast, kind, enabled=torch.is_autocast_enabled(kind), dtype=torch.get_autocast_dtype(kind)
         )
 
@@ -103,7 +103,7 @@ class Seen:
         Raises:
             ForwardError: it fails on them.
         """
-        with self._autocast():
+        with self.autocast():
             return self._call(images)
 
     def hints(self) -> Hints:
@@ -186,10 +186,9 @@ def forward(
     key = (roots, recording, *((name, id(module)) for name, module in layers.items()))
     with borrowed(model):
         given = as_input(model, images).detach()
+        given = given.clone() if given.is_inference() else given  # which can't be saved for backward
         habit, ran = habits.get(key), None
-        # A copy: some networks normalise their input in place, and tensors made under inference mode can't be saved
-        # for backward while their clones can.
-        shown = given.clone()
+        shown = given.clone()  # some networks normalise their input in place
         if habit and habit.leaves_alone and not copies:
             ran = _uncopied(model, Capture(layers, roots=roots, copies=False), shown, setup, recording)
             if ran is None:
@@ -202,7 +201,9 @@ def forward(
                 each = largest.bytes // len(given)
                 habits[key] = habit = _Habit(capture.is_untouched(output), largest.beside(capture.outputs), each)
         output, outputs, heard = ran
-        yield Seen(model, layers, shown, setup, output, outputs, habit, heard)
+        # What the network may have written to is no input any more, but the root of a graph nobody wrote to.
+        seen = shown if recording.inputs else given
+        yield Seen(model, layers, seen, setup, output, outputs, habit, heard)
 
 
 def _recorded(model: nn.Module, images: Images, setup: Setup, recording: Recording) -> tuple[Any, Heard]:

@@ -92,7 +92,9 @@ class AttentionListener(Listener):
         if attn_mask is not None:
             blocked = attn_mask.dtype == torch.bool
             similarity = similarity.masked_fill(~attn_mask, -math.inf) if blocked else similarity + attn_mask
-        attended: Tensor = self._keep(similarity.softmax(-1)) @ value
+        nothing = similarity.isneginf().all(-1, keepdim=True)  # what may look at nothing gets nothing
+        probabilities = similarity.masked_fill(nothing, 0).softmax(-1).masked_fill(nothing, 0)
+        attended: Tensor = self._keep(probabilities) @ value
         return attended
 
     def _keep(self, made: Tensor) -> Tensor:

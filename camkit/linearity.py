@@ -42,8 +42,8 @@ def require_linear(evidence: Pass, gradients: Mapping[str, Gradients]) -> None:
 
 def _is_linear(evidence: Pass, name: str, gradients: Gradients) -> bool:
     tails, layout = Tails(evidence, name), evidence.layouts[name]
+    tail = tails.first
     image = None if evidence.whole else 0
-    tail = tails.of(image)
     scores = []
     activations = evidence.activations[name][:1]
     generator = torch.Generator().manual_seed(0)
@@ -58,4 +58,5 @@ def _is_linear(evidence: Pass, name: str, gradients: Gradients) -> bool:
     products = (gradients[:, 0].double() * noise.double()).flatten(1)
     found, expected = (scores[1] - scores[0])[: len(products)], products.sum(1)
     size = torch.maximum(found.abs(), expected.abs()) + products.norm(dim=1)
-    return bool(((found - expected).abs() <= CLOSE * size).all())
+    allowed = max(CLOSE, tail.rounding) * size + tail.rounding * torch.maximum(*(each.abs() for each in scores))
+    return bool(((found - expected).abs() <= allowed).all())

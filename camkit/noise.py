@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -32,18 +34,15 @@ def moments(evidence: Pass, request: NoisyGradients) -> dict[str, tuple[Gradient
             for total, part in zip(totals, parts, strict=True):
                 total += part.sum(1)
 
-    together = 1 if evidence.whole else max(1, chunk_size(largest, images.device) // len(images))
-    chunks = Chunks(seen.setup, together * len(images), rows)
-    chunks.size = 1 if evidence.whole else max(1, chunks.size // len(images))
+    alone = Chunks(replace(seen.setup, batch_size=None), 1, rows, each=len(images))
+    chunks = alone if evidence.whole else Chunks(seen.setup, chunk_size(largest, images.device), rows, each=len(images))
     try:
         chunks.run(request.num_samples, step)
     except ForwardError:
         if chunks.size == 1:
             raise
         sums.clear()  # some networks take batches of one size only
-        chunks = Chunks(seen.setup, 1, rows)
-        chunks.size = 1
-        chunks.run(request.num_samples, step)
+        alone.run(request.num_samples, step)
     made = {name: [total / request.num_samples for total in totals] for name, totals in sums.items()}
     return {name: (first, second, third) for name, (first, second, third) in made.items()}
 
@@ -61,7 +60,7 @@ def _gradients(evidence: Pass, images: Tensor, noise: Tensor) -> dict[str, Gradi
     chosen = evidence.chosen
     targets = chosen.repeat(count, 1) if isinstance(chosen, Tensor) else [list(row) for row in chosen] * count
     layers = {name: seen.layers[name] for name in evidence.layer_names}
-    with run(seen.model, layers, shown, targets, seen.setup) as noisy:
+    with seen.autocast(), run(seen.model, layers, shown, targets, seen.setup) as noisy:
         parts = list(noisy.gradients())
     return {
         name: torch.unflatten(torch.cat([part[name] for part in parts]), 1, (count, len(images)))

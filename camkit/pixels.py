@@ -35,10 +35,12 @@ def guided_gradients(evidence: Pass) -> Gradients:
     found = [
         backward(scores, [images], range(target, target + 1), retain=target + 1 < evidence.count)[0]
         for target in range(evidence.count)
+        if scores.requires_grad
     ]
-    if any(gradient is None for gradient in found):
+    gradients = [gradient for gradient in found if gradient is not None]
+    if len(gradients) < evidence.count:
         raise LayerError("the score doesn't depend on the images: something on the way detaches them")
-    return full(torch.cat([gradient for gradient in found if gradient is not None]))
+    return full(torch.cat(gradients))
 
 
 def bias_terms(evidence: Pass) -> Iterator[list[Tensor]]:

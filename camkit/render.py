@@ -21,6 +21,10 @@ COLORMAPS: dict[str, int] = {
     name.removeprefix("COLORMAP_").lower(): getattr(cv2, name) for name in dir(cv2) if name.startswith("COLORMAP_")
 }
 """OpenCV's colour maps by lower-case name."""
+ROOM = 100
+"""Pixels, of an image's shorter side, without which there is no room for labels in it."""
+SATURATED = 0.01
+"""The share of a saliency map's pixels that are white."""
 COLOURS = (
     (213, 94, 0),
     (86, 180, 233),
@@ -63,7 +67,8 @@ def overlay(
     colours = cv2.applyColorMap((255 * values).astype(np.uint8), find_colormap(colormap))
     if channel_order == "RGB":
         colours = np.ascontiguousarray(colours[:, :, ::-1])
-    return _mixed(image, colours.astype(np.float32) / 255, alpha, seen)
+    hot: NDArray[np.float32] = colours.astype(np.float32) / np.float32(255)
+    return _mixed(image, hot, alpha, seen)
 
 
 def concepts(
@@ -83,7 +88,8 @@ def concepts(
     Args:
         image: (H, W, 3) uint8.
         maps: (K, H, W) in [0, 1], tensor or array.
-        labels: short ones, such as numbers, one per map; each is written where its map is the strongest.
+        labels: short ones, such as numbers, one per map; each is written where its map is the strongest, if the image
+            has room for it: :data:`ROOM` pixels.
         alpha: the colours' share, 0 to 1.
         channel_order: ``"BGR"`` or ``"RGB"``, the order of ``image`` and of the picture returned.
         seen: see :func:`overlay`.
@@ -104,12 +110,33 @@ def concepts(
     rgb = np.array(concept_colours(len(values)), dtype=np.float32) / 255
     palette = rgb if channel_order == "RGB" else rgb[:, ::-1]
     mixed = _mixed(image, palette[owner] * strength[:, :, None], alpha, seen)
-    for index, label in enumerate(labels):
+    for index, label in enumerate(labels if min(image.shape[:2]) >= ROOM else ()):
         own = np.where(owner == index, strength, 0)
         if own.any():
             y, x = np.unravel_index(own.argmax(), own.shape)
             _mark(mixed, (int(x), int(y)), label, 255 * palette[index])
     return mixed
+
+
+def saliency(heat: Tensor | NDArray[Any]) -> Picture:
+    """Draw a map that goes from pixel to pixel, as guided methods make them: white on black, without an image.
+
+    Few pixels hold the largest values; the brightest :data:`SATURATED` of them all are white.
+
+    Args:
+        heat: (H, W) in [0, 1], tensor or array.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        UsageError: another shape or range.
+    """
+    values = _as_heat(heat)
+    # Where hardly anything is above zero, the largest value is what is left to go by.
+    top = np.quantile(values, 1 - SATURATED) or values.max() or 1
+    grey = (255 * np.clip(values / top, 0, 1)).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def concept_colours(count: int) -> list[tuple[int, int, int]]:
@@ -200,19 +227,20 @@ def write(page: Page, top: int, left: int, room: tuple[int, int], words: str, si
     """
     height, width = room
     step = 1.9 * size
-    number = 0
+    lines: list[tuple[int, str]] = []  # the number of the concept where there is one, and what is written
     for line in words.splitlines():
         marked = re.match(r"\[(\d+)\] ", line)
         indent = step if marked else 0
-        for part, shown in enumerate(page.lines(line[marked.end() :] if marked else line, width - indent - 8, size)):
-            y = top + (number + 0.8) * step
-            if number + 1 > height // step:
-                return
-            if marked and part == 0:
-                index = int(marked[1]) - 1
-                page.bar(round(y - size / 2), left + 4, round(size), round(size), concept_colours(index + 1)[index])
-            page.text(left + 4 + indent, y, shown, room=width - indent - 8, size=size, ha="left", color="#444444")
-            number += 1
+        parts = page.lines(line[marked.end() :] if marked else line, width - indent - 8, size)
+        lines += [(int(marked[1]) if marked and not number else 0, part) for number, part in enumerate(parts)]
+    for number, (concept, line) in enumerate(lines[: int(height // step)]):
+        y = top + (number + 0.8) * step
+        is_cut = number + 1 == int(height // step) < len(lines)
+        if concept:
+            colour = concept_colours(concept)[-1]
+            page.bar(round(y - size / 2), left + 4, round(size), round(size), colour)
+        x = left + 4 + (step if concept else 0)
+        page.text(x, y, f"{line} …" if is_cut else line, room=left + width - x, size=size, ha="left", color="#444444")
 
 
 def _mixed(image: Picture, hot: NDArray[np.float32], alpha: float, seen: NDArray[np.bool_] | None) -> Picture:
@@ -247,13 +275,20 @@ def _mark(picture: Picture, place: tuple[int, int], label: str, colour: NDArray[
 
 
 def _heat(heat: Tensor | NDArray[Any], image: Picture) -> NDArray[np.float32]:
-    array = heat.detach().float().cpu().numpy() if isinstance(heat, torch.Tensor) else heat
-    values: NDArray[np.float32] = np.asarray(array, dtype=np.float32)
+    values = _as_heat(heat)
     if values.shape != image.shape[:2]:
         raise UsageError(
             f"a map of {values.shape} doesn't lie on an image of {image.shape[:2]}: overlay the image as the network "
             "saw it, or resize one of them"
         )
+    return values
+
+
+def _as_heat(heat: Tensor | NDArray[Any]) -> NDArray[np.float32]:
+    array = heat.detach().float().cpu().numpy() if isinstance(heat, torch.Tensor) else heat
+    values: NDArray[np.float32] = np.asarray(array, dtype=np.float32)
+    if values.ndim != 2 or not values.size:
+        raise UsageError(f"a map is (H, W), got {values.shape}")
     if not (values.min() >= 0 and values.max() <= 1):
         raise UsageError(f"a map must lie in [0, 1], got {values.min():.3g} to {values.max():.3g}")
     return values

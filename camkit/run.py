@@ -147,6 +147,10 @@ class Pass:
             return score(rows, chosen if image is None else chosen.expand(len(rows), -1))[1]
         return score(rows, [list(row) for row in (chosen if image is None else chosen * len(rows))])[1]
 
+    def numbers_in(self, rows: Any, image: int | None) -> Tensor:
+        """What rows of an output are compared by: themselves, or the scores in them, where they are no tensor."""
+        return rows if isinstance(rows, Tensor) else self.scores_in(rows, image)
+
     @property
     def layer_names(self) -> list[str]:
         """The target layers, as they were asked for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -69,12 +70,12 @@ class Ablated:
             rows = self._tails.of(image)(outputs, len(chosen))
             return self._evidence.scores_in(rows, image)
 
-        largest = self._tails.of(None if self._evidence.whole else 0).largest  # the others' are as large
-        return _scores(self._evidence, channels, step, largest, "without channel", check=self._check)
+        # Other images' tails are as large.
+        return _scores(self._evidence, channels, step, self._tails.first.largest, "without channel", check=self._check)
 
 
 class Tails:
-    """The network behind a layer, for each image.
+    """The network behind a layer, for each image; where that can't be, the pass is marked as whole.
 
     Args:
         evidence: of the images as they are.
@@ -95,6 +96,16 @@ class Tails:
         self._evidence = evidence
         self._layer = evidence.layer_of(name)
         self._known: tuple[int | None, Tail] | None = None
+        if not evidence.whole:
+            try:
+                self.of(0)
+            except ForwardError:
+                evidence.whole = True  # some networks take batches of one size only
+
+    @property
+    def first(self) -> Tail:
+        """The tail of the first image, or of all of them together."""
+        return self.of(None if self._evidence.whole else 0)
 
     def of(self, image: int | None) -> Tail:
         """The tail of one image, or of all of them together."""
@@ -102,7 +113,15 @@ class Tails:
             seen = self._evidence.seen
             images = seen.images.detach()
             shown = images if image is None else images[image : image + 1]
-            tail = Tail(seen.model, self._layer, seen.layers[self._layer], shown, self._evidence.rows_of)
+            tail = Tail(
+                seen.model,
+                self._layer,
+                seen.layers[self._layer],
+                shown,
+                self._evidence.rows_of,
+                partial(self._evidence.numbers_in, image=image),
+                repeats=image is not None,
+            )
             self._known = image, tail
         return self._known[1]
 
@@ -119,10 +138,11 @@ def _scores(evidence: Pass, items: Tensor, step: Step, largest: int, what: str, 
 
     def of_each(chunk: slice) -> None:
         # Every image once at a time, as the network got them: whatever belongs to them one by one then fits.
-        for column in range(chunk.start // batch, chunk.stop // batch):
+        for column in range(chunk.start, chunk.stop):
             made[:, :, column] = step(None, items[:, column]).T.to(dtype)
 
-    with torch.inference_mode():
+    # Not in inference mode: what a network remembers, such as a mask by batch size, its owner may train with.
+    with torch.no_grad():
         if not evidence.whole:
             chunks = Chunks(evidence.seen.setup, size, batch * number)
             try:
@@ -131,9 +151,8 @@ def _scores(evidence: Pass, items: Tensor, step: Step, largest: int, what: str, 
             except ForwardError:
                 evidence.whole = True  # some networks take batches of one size only
         if evidence.whole:
-            chunks = Chunks(evidence.seen.setup, batch, batch * number)
-            chunks.size = batch
-            chunks.run(batch * number, of_each)
+            setup = replace(evidence.seen.setup, batch_size=None)
+            Chunks(setup, batch, batch * number, each=batch).run(number, of_each)
     if check and not bool(made.isfinite().all()):
         target, image, item = (int(each) for each in (~made.isfinite()).nonzero()[0])
         raise NonFiniteError(

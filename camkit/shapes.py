@@ -29,6 +29,8 @@ Activations = Float[Tensor, "batch features *spatial"]
 """A target layer's output after layout: channels first, ``*spatial`` at the layer's resolution."""
 Gradients = Float[Tensor, "targets batch features *spatial"]
 """The gradients of every image's score of several targets, laid out like the activations."""
+InputGradients = Float[Tensor, "targets batch channels *size"]
+"""The gradients of several targets' scores in the images themselves."""
 SignedMaps = Float[Tensor, "targets batch *spatial"]
 """One signed, unnormalised map per target and image, at the layer's resolution."""
 Map = Float[Tensor, "batch *spatial"]

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from camkit.capture import watching
-from camkit.errors import CamkitError, LayerError, is_out_of_memory
+from camkit.capture import is_strided, watching
+from camkit.errors import CamkitError, ForwardError, LayerError
 from camkit.shapes import Images
 
 CLOSE = 1e-3
 """How far a tail's output may be from the network's, in its size: batches of other sizes are rounded differently."""
+ROUNDINGS = 8
+"""How many units of the last place rounding amounts to."""
 
 
 class Tail:
@@ -34,73 +36,114 @@ class Tail:
         module: the layer; of several calls the last one counts.
         images: (R, C, *size): one image, or all that belong together.
         call: runs the network on images, to what it returns for each of them.
+        numbers: of what it returns, the tensor (R, ...) that is compared.
+        repeats: whether there will be more rows than images, copies of a single one.
 
     Raises:
         LayerError: the network doesn't repeat itself.
+        ForwardError: it takes no batches of another size.
     """
 
     def __init__(
-        self, model: nn.Module, name: str, module: nn.Module, images: Images, call: Callable[[Images], Any]
+        self,
+        model: nn.Module,
+        name: str,
+        module: nn.Module,
+        images: Images,
+        call: Callable[[Images], Any],
+        numbers: Callable[[Any], Tensor],
+        *,
+        repeats: bool,
     ) -> None:
         self.largest = 0
         """Bytes of the largest tensor behind the layer, for one row."""
+        self.rounding = 0.0
+        """What rounding may amount to, in the size of numbers, by the coarsest precision behind the layer."""
         self._model = model
         self._module = module
         self._images = images
         self._call = call
+        self._reached = False
         recorder = _Recorder(module, len(images))
         with torch.no_grad(), watching(model, recorder.leave, recorder.enter):
-            output = call(images.clone())
+            expected = numbers(call(images.clone()))
         self.output = recorder.output
         """What the layer returned."""
         self._recorded = recorder.recorded
         self._copies = False
-        self._check(name, output)
+        self._check(name, expected, numbers, 2 if repeats else len(images))
 
     def __call__(self, outputs: Any, count: int) -> Any:
-        """What the network returns where the layer returns ``outputs``, for ``count`` rows in place of the images."""
+        """What the network returns where the layer returns ``outputs``, for ``count`` rows in place of the images.
+
+        Raises:
+            ForwardError: the network fails on them.
+            LayerError: it came to its end without the layer.
+        """
         rows = len(self._images)
         with self._replaying(outputs, count):
-            return self._call(_rows(self._images, rows, count, copy=self._copies))
+            made = self._call(_rows(self._images, rows, count, copy=self._copies))
+        if not self._reached:
+            raise LayerError("the network ran past the layer: choose another one")
+        return made
 
     def repeated(self, count: int) -> Any:
         """What the layer returned, copied ``count`` times."""
         rows = len(self._images)
         return tree_map(lambda leaf: _rows(leaf, rows, count, copy=True), self.output)
 
-    def _check(self, name: str, expected: Any) -> None:
-        count = 2 if len(self._images) == 1 else len(self._images)
+    def _check(self, name: str, expected: Tensor, numbers: Callable[[Any], Tensor], count: int) -> None:
         plain = {id(self._module): (self._module, [self.output])}
-        for recorded, copies in ((self._recorded, False), (self._recorded, True), (plain, True)):
+        failed: list[ForwardError] = []
+        attempts = ((self._recorded, False), (self._recorded, True), (plain, True))
+        for recorded, copies in attempts:
             self._recorded, self._copies = recorded, copies
             self.largest = 0
-            with torch.no_grad():
-                try:
-                    with watching(self._model, self._look):
-                        made = self(self.repeated(count), count)
-                except CamkitError as error:
-                    if is_out_of_memory(error.__cause__ or error):
-                        raise
-                    continue
-            if _agree(made, expected, len(self._images), count):
-                self.largest //= count
-                return
+            versions = self._versions()
+            try:
+                with torch.no_grad(), watching(self._model, self._look):
+                    made = numbers(self(self.repeated(count), count))
+            except ForwardError as error:
+                failed.append(error)
+            except CamkitError:
+                pass
+            else:
+                repeated = expected.expand(count, *expected.shape[1:])
+                if _agree(made, repeated, max(CLOSE, self.rounding)) and versions == self._versions():
+                    self.largest //= count
+                    return
+        if len(failed) == len(attempts):
+            raise failed[-1]
         raise LayerError(
             f"what runs behind {name!r} doesn't give the same output twice, so that changes of the layer can't be "
             "told from others: choose another layer, or a method that needs none of this, such as LayerCAM"
         )
 
     def _look(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.largest = max([self.largest, *(leaf.nbytes for leaf in tree_leaves(output) if isinstance(leaf, Tensor))])
+        tensors = [leaf for leaf in tree_leaves(output) if is_strided(leaf)]
+        # What is handed out in place of modules has the memory of one image, whatever its size says.
+        sizes = [leaf.nbytes for leaf in tensors if leaf.untyped_storage().nbytes() >= leaf.nbytes]
+        self.largest = max([self.largest, *sizes])
+        precisions = [ROUNDINGS * torch.finfo(leaf.dtype).eps for leaf in tensors if leaf.is_floating_point()]
+        self.rounding = max([self.rounding, *precisions])
+
+    def _versions(self) -> list[int]:
+        """How often what is handed out was written to."""
+        recorded = [outputs for _, outputs in self._recorded.values()]
+        return [leaf._version for leaf in tree_leaves((recorded, self._images)) if isinstance(leaf, Tensor)]
 
     @contextmanager
     def _replaying(self, outputs: Any, count: int) -> Iterator[None]:
         own = [(module, module.__dict__.get("forward")) for module, _ in self._recorded.values()]
+        fast = torch.backends.mha.get_fastpath_enabled()
+        self._reached = False
         try:
+            torch.backends.mha.set_fastpath_enabled(False)  # it would run transformer layers without their modules
             for module, recorded in self._recorded.values():
                 module.__dict__["forward"] = self._stand_in(module, recorded, outputs, count)
             yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
             for module, forward in own:
                 if forward is None:
                     module.__dict__.pop("forward", None)
@@ -117,6 +160,7 @@ class Tail:
             if number is None:
                 return forward(*args, **kwargs)
             if module is self._module and number == len(recorded) - 1:
+                self._reached = True
                 return outputs
             return tree_map(lambda leaf: _rows(leaf, rows, count, copy=self._copies), recorded[number])
 
@@ -179,17 +223,10 @@ def _rows(leaf: Any, rows: int, count: int, *, copy: bool) -> Any:
     return expanded.clone(memory_format=torch.contiguous_format) if copy else expanded
 
 
-def _agree(made: Any, expected: Any, rows: int, count: int) -> bool:
-    """Whether every row of the tensors in ``made`` is that of ``expected``."""
-    pairs = list(zip(tree_leaves(made), tree_leaves(expected), strict=False))
-    tensors = [(m, e) for m, e in pairs if isinstance(m, Tensor) and isinstance(e, Tensor) and e.is_floating_point()]
-    if len(tree_leaves(made)) != len(tree_leaves(expected)) and rows == count:
+def _agree(made: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Whether two tensors are the same up to ``tolerance``, in their size."""
+    if made.shape != expected.shape:
         return False
-    for one, other in tensors:
-        repeated = _rows(other, rows, count, copy=False)
-        if one.shape != repeated.shape:
-            return False
-        size = float(other.abs().max()) if other.numel() else 0.0
-        if not torch.allclose(one.float(), repeated.float(), rtol=0, atol=CLOSE * size, equal_nan=True):
-            return False
-    return bool(tensors)
+    sizes = expected[expected.isfinite()].abs()
+    size = float(sizes.max()) if sizes.numel() else 0.0
+    return torch.allclose(made.double(), expected.double(), rtol=0, atol=tolerance * size, equal_nan=True)

@@ -56,8 +56,7 @@ def filled(text: str) -> str:
     """README's text with the tables between its markers as they are now."""
     for name, table in tables().items():
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        # The tables hold no backslashes, so they can be a replacement pattern.
-        text, count = marked.subn(rf"\g<1>{table}\n\g<2>", text)
+        text, count = marked.subn(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
         if count != 1:
             raise SystemExit(f"README.md has {count} places for the table '{name}'")
     return text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from camkit.methods import METHODS
-from camkit.methods.requests import Concepts, Gradients, GuidedLayer, OnlyActivations
+from camkit.methods.requests import Concepts, Curvature, Gradients, GuidedLayer, NoisyGradients, OnlyActivations
 
 SIX = ("GradCAM", "GradCAM++", "XGradCAM", "EigenCAM", "EigenGradCAM", "LayerCAM")
 """Those that grad-cam's users know, whose engine is one forward and at most one backward."""
@@ -13,6 +13,8 @@ PURE = tuple(
     if isinstance(method.request, Gradients | OnlyActivations) and not isinstance(method.request, GuidedLayer)
 )
 """Functions of activations (B, C, *S) and gradients (T, B, C, *S), or of activations alone."""
+DERIVED = tuple(name for name, method in METHODS.items() if isinstance(method.request, Curvature | NoisyGradients))
+"""Functions of activations and of several tensors like their gradients."""
 OF_LAYERS = tuple(name for name, method in METHODS.items() if method.request.of_layers)
 """Those that have target layers."""
 CATEGORICAL = tuple(

@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks.__main__ import _chosen, _options, main
 from benchmarks.speed import cells, memory
 from benchmarks.speed.charts import bars, lines
-from benchmarks.speed.contestants import IDEAL, PLAIN, Contestant, field, subject
+from benchmarks.speed.contestants import IDEAL, NOISY, PASSES, PLAIN, Contestant, field, questions, subject
 from benchmarks.speed.files import load
 from benchmarks.speed.isolated import isolated
 from benchmarks.speed.measure import measure, rows_of
@@ -24,8 +24,21 @@ from benchmarks.speed.startup import SHORT, startup
 from benchmarks.speed.table import full, readme
 from benchmarks.speed.targets import TARGETS, judged
 from benchmarks.speed.throughput import Load, throughput
-from benchmarks.speed.timing import Times, interleaved, summary
+from benchmarks.speed.timing import Times, interleaved, once, summary
 from camkit.maps import finish
+
+OWN_CELLS = {
+    "ScoreCAM": ("grad-cam", "torchcam"),
+    "AblationCAM": ("grad-cam",),
+    "SmoothGradCAM++": ("torchcam",),
+    "ShapleyCAM": ("grad-cam",),
+    "FullGrad": ("grad-cam",),
+}
+"""Methods that have cells of their own, with who has them too."""
+
+
+def cell_of(method: str) -> cells.Cell:
+    return next(cell for cell in cells.SMOKE if cell.task == method)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +57,62 @@ def test_everybody_runs_or_says_why_not(rows: list[dict[str, Any]]) -> None:
     ran = {(row["who"], row["what"]) for row in rows if "ratio" in row}
     assert {(who, "GradCAM") for who in ("camkit", *cells.ALL)} <= ran
     assert {(who, method) for who in ("camkit", "grad-cam") for method in cells.METHODS} <= ran
-    assert {(PLAIN, ""), (IDEAL, ""), ("grad-cam", "all six methods"), ("Captum", "GradCAM, 3 categories")} <= ran
+    assert {(who, method) for method, peers in OWN_CELLS.items() for who in ("camkit", *peers)} <= ran
+    assert {
+        (PLAIN, ""),
+        (IDEAL, ""),
+        (PASSES, ""),
+        ("grad-cam", "all six methods"),
+        ("Captum", "GradCAM, 3 categories"),
+    } <= ran
     assert {row["who"] for row in rows if "why_not" in row} == {"torchcam", "Captum"}
+
+
+def test_methods_that_consist_of_passes_are_held_against_these(rows: list[dict[str, Any]]) -> None:
+    for method in ("ScoreCAM", "SmoothGradCAM++"):
+        found = {row["who"]: row for row in rows if row["cell"].startswith(f"tiny-late-b2-{method}")}
+        assert found[PASSES]["ratio"] == 1
+        assert found[PASSES]["ratio_quartiles"] == [1, 1]
+        assert found["camkit"]["chunk"] == cell_of(method).chunk
+    assert found["camkit"]["channels"] == [16, 16]
+
+
+@pytest.mark.parametrize("method", ["ScoreCAM", "SmoothGradCAM++"])
+def test_passes_show_the_network_as_many_images_as_camkit_does(method: str) -> None:
+    of = subject(cell_of(method), "cpu")
+    shown: dict[str, list[int]] = {PASSES: [], "camkit": [], "torchcam": []}
+    for each in field(cell_of(method), of):
+        if each.who in shown:
+            once(each)  # what is learnt at the first call isn't counted
+            with of.model.register_forward_pre_hook(lambda _, args, who=each.who: shown[who].append(len(args[0]))):
+                once(each)
+    least = 2 + 2 * (12 if method == "ScoreCAM" else NOISY)
+    assert sum(shown[PASSES]) == sum(shown["camkit"]) == least <= sum(shown["torchcam"])
+    assert max(shown[PASSES]) == max(shown["camkit"]) == cell_of(method).chunk
+
+
+def test_who_perturbs_many_channels_is_warmed_up_with_few() -> None:
+    of = subject(cell_of("ScoreCAM"), "cpu")
+    images_shown: list[int] = []
+    for each in field(cell_of("ScoreCAM"), of):
+        assert (each.warm is not None) == (each.who not in (PLAIN, PASSES))
+        if each.warm:
+            with of.model.register_forward_pre_hook(lambda _, args: images_shown.append(len(args[0]))):
+                once(each.warm)
+            assert 2 * 8 <= sum(images_shown) < 2 * 12, each.who
+            images_shown.clear()
+
+
+def test_shapley_values_agree() -> None:
+    cell = cell_of("ShapleyCAM")
+    of = subject(cell, "cpu")
+    _, *contestants = field(cell, of)
+    found = {}
+    for each in contestants:
+        with each.around():
+            answer = each.call()
+        found[each.who] = torch.as_tensor(answer[0] if isinstance(answer, list) else answer)
+    torch.testing.assert_close(found["camkit"], found["grad-cam"], atol=1e-4, rtol=0)
 
 
 def test_answers_are_maps_of_the_same_thing() -> None:
@@ -62,12 +129,17 @@ def test_answers_are_maps_of_the_same_thing() -> None:
         torch.testing.assert_close(finish([coarse], (32, 32)), found["camkit"], atol=1e-4, rtol=0)
 
 
-def test_nobody_leaves_hooks_or_gradients_in_the_others_way() -> None:
-    cell = cells.SMOKE[0]
+@pytest.mark.parametrize("cell", [cells.SMOKE[0], *(cell for cell in cells.SMOKE if cell.task in OWN_CELLS)])
+def test_nobody_leaves_hooks_or_gradients_in_the_others_way(
+    cell: cells.Cell, capfd: pytest.CaptureFixture[str]
+) -> None:
     of = subject(cell, "cpu")
+    modules = list(of.model.modules())
     interleaved(field(cell, of), (1, 1), 0)
     assert all(parameter.grad is None and parameter.requires_grad for parameter in of.model.parameters())
-    assert not any(module._forward_hooks for module in of.model.modules())
+    assert all(now is before for now, before in zip(of.model.modules(), modules, strict=True))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_ideal_is_the_gradient_of_the_score() -> None:
@@ -102,6 +174,10 @@ def test_targets_name_cells_and_questions_that_are_measured() -> None:
     for target in TARGETS:
         assert target.cell in {cell.name for cell in (memory.FULL if target.of_memory else cells.FULL)}
         assert known[target.cell].batch in (1, 4, 16)
+        asked = [question.label for question in questions(known[target.cell])]
+        assert set(target.whats) <= set(asked)
+        assert {target.times} <= {"", IDEAL, *known[target.cell].peers}
+        assert set(target.ahead_of) <= set(known[target.cell].peers)
     for plan in (cells.FULL, cells.QUICK, cells.SMOKE):
         assert len({cell.name for cell in plan}) == len(plan)
 
@@ -118,6 +194,26 @@ def test_a_target_is_missed_by_the_number_or_by_a_peer_in_front() -> None:
     assert judged([_row("camkit", 3.2, cell=cell), _row(IDEAL, 3.0, "", cell)])[0]["met"] is False
     assert judged([_row("camkit", 3.1, cell=cell), _row(IDEAL, 3.0, "", cell)])[0]["met"] is True
     assert "| **no** |" in readme({"speed": {"rows": [_row("camkit", 1.2), _row("Captum", 2.0)]}})
+
+
+def test_a_target_may_be_a_part_of_a_peers_time() -> None:
+    cell = "resnet50-late-b1-AblationCAM"
+    rows = {
+        ratio: judged([_row("camkit", ratio, "AblationCAM", cell), _row("grad-cam", 1000, "AblationCAM", cell)])[0]
+        for ratio in (19, 21)
+    }
+    assert [rows[ratio]["target"] for ratio in rows] == [20, 20]
+    assert [rows[ratio]["met"] for ratio in rows] == [True, False]
+    assert "| 0.02 x grad-cam: 20.00 | **no** |" in readme(
+        {"speed": {"rows": [_row("camkit", 21, "AblationCAM", cell), _row("grad-cam", 1000, "AblationCAM", cell)]}}
+    )
+
+
+def test_memory_of_who_perturbs_is_held_against_a_chunk() -> None:
+    cell = memory.SMOKE[1]
+    assert cell.side == 128
+    assert cell.chunk
+    assert memory.peak(cell, PLAIN, "") >= cell.chunk * 8 * 64 * 64 * 4  # the first activation
 
 
 def test_memory_is_counted_from_the_loaded_model() -> None:
@@ -164,6 +260,9 @@ def test_tables_and_charts(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     text = full(json.loads(json.dumps(results)))
     assert "| tiny CNN | `4` | 2 | EigenCAM |" in text
     assert "- Captum has GradCAM only" in text
+    assert "| tiny CNN | `4` | 2 | ScoreCAM | 12 of 16 | 8 |" in text
+    assert "| tiny CNN | `4` | 2 | AblationCAM | all 16 | 8 |" in text
+    assert "| tiny CNN | all | 2 | FullGrad |" in text
     bars(rows, tmp_path / "bars.png")
     lines(scaled, tmp_path / "lines.png")
     for name in ("bars.png", "lines.png"):

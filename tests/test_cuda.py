@@ -17,7 +17,9 @@ from camkit import CAM, AugSmooth, EigenSmooth
 from camkit.errors import NonFiniteError
 from tests.kinds import SIX as METHODS
 from tests.networks import SmallCNN, SmallViT, seeded
+from tests.test_batching import options
 from tests.test_cam import NETWORKS
+from tests.test_every_method import CASES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 
@@ -60,6 +62,28 @@ def test_cpu_and_cuda_agree(method: str, network: str, wrapper: str) -> None:
     on_cuda = WRAPPERS[wrapper](CAM(model.cuda(), method, layers))(images, [[2, 0], [1, 4]])
     assert on_cuda.device.type == "cuda"
     assert_close(on_cuda.cpu(), on_cpu, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("make", "method", "layer"), CASES)
+def test_every_method_agrees(make: Any, method: str, layer: str | None) -> None:
+    given = options(method, num_samples=3, num_concepts=2)
+    images, categories = IMAGES.double(), [[2, 0], [1, 4]]
+    on_cpu = CAM(seeded(make()).double(), method, layer, **given).explain(images, categories)
+    on_cuda = CAM(seeded(make()).double().cuda(), method, layer, batch_size=4, **given).explain(images, categories)
+    assert on_cuda.maps.device.type == "cuda"
+    assert_close(on_cuda.maps.cpu(), on_cpu.maps, rtol=0, atol=1e-4)
+    assert_close(on_cuda.targets.cpu(), on_cpu.targets)
+
+
+def test_chunks_that_dont_fit_are_halved() -> None:
+    class Hungry(SmallCNN):
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) > 4:
+                torch.empty(2**50, device="cuda")
+            return super().forward(images)
+
+    expected = CAM(seeded(SmallCNN()).cuda(), "AblationCAM", "conv2")(IMAGES, 1)
+    assert_close(CAM(seeded(Hungry()).cuda(), "AblationCAM", "conv2", batch_size=6)(IMAGES, 1), expected)
 
 
 def targets() -> dict[str, Any]:

@@ -14,13 +14,17 @@ from torch.testing import assert_close
 
 from camkit.errors import UsageError
 from camkit.methods import FAMILIES, METHODS, Method, find_method, principal_component
-from camkit.methods.reductions import leading_by_squaring
-from camkit.methods.requests import OnlyActivations
+from camkit.methods.reductions import KERNELS, kernel_component, leading_by_squaring
+from camkit.methods.requests import Curvature, NoisyGradients, OnlyActivations
+from camkit.methods.requests import Gradients as OfScores
 from tests import oracles
-from tests.kinds import PURE, SIX
+from tests.kinds import DERIVED, PURE, SIX
 from tests.networks import evidence
+from tests.oracles import Array
 
-each_method = pytest.mark.parametrize("method", [METHODS[name] for name in PURE], ids=lambda method: method.name)
+LAYER_METHODS = [METHODS[name] for name in (*PURE, *DERIVED)]
+each_method = pytest.mark.parametrize("method", LAYER_METHODS, ids=lambda method: method.name)
+each_space = pytest.mark.parametrize("spatial", [(4, 5), (3, 2, 2), (7,)], ids=["2d", "3d", "1d"])
 each_reduction = pytest.mark.parametrize("reduction", [None, principal_component], ids=["own", "eigen"])
 
 
@@ -30,9 +34,61 @@ def signed_map(method: Method, a: Tensor, g: Tensor, reduction: Any = None) -> T
 
 
 def maps(method: Method, a: Tensor, g: Tensor, reduction: Any = None) -> Tensor:
-    given = () if isinstance(method.request, OnlyActivations) else (g,)
-    made: Tensor = method.signed_maps(a, *given, reduction=reduction)
+    made: Tensor = method.signed_maps(a, *given(method, g), reduction=reduction)
     return made
+
+
+def given(method: Method, g: Tensor) -> tuple[Tensor, ...]:
+    """What the method gets beside activations; further tensors are made of ``g`` place by place."""
+    kinds: dict[type, Callable[[], tuple[Tensor, ...]]] = {
+        OnlyActivations: tuple,
+        OfScores: lambda: (g,),
+        Curvature: lambda: (g, curved(g)),
+        NoisyGradients: lambda: moments(samples(g)),
+    }
+    return next(make() for kind, make in kinds.items() if isinstance(method.request, kind))
+
+
+def curved(g: Tensor) -> Tensor:
+    """In place of the Hessian's product with the activations."""
+    return (3 * g).sin()
+
+
+def samples(g: Tensor) -> list[Tensor]:
+    """In place of the gradients of noisy images."""
+    return [g, g.sin() - g.square(), 2 * g.tanh()]
+
+
+def moments(gradients: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    stacked = torch.stack(gradients)
+    return stacked.mean(0), stacked.square().mean(0), (stacked**3).mean(0)
+
+
+def drawn(channels: int, seed: int = 0) -> Array:
+    """What RandomCAM weighs channels by."""
+    uniform = torch.rand(channels, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (2 * uniform - 1).numpy()
+
+
+def slow(method: str, a: Tensor, g: Tensor, *, eigen: bool = False) -> Array:
+    """The oracle's map of one image."""
+    array, gradient = a.numpy(), g.numpy()
+    if method == "RandomCAM":
+        weights = drawn(len(a))
+    elif method == "ShapleyCAM":
+        weights = oracles.shapley_weights(gradient, curved(g).numpy())
+    elif method == "SmoothGradCAM++":
+        weights = oracles.smooth_weights(array, [each.numpy() for each in samples(g)])
+    else:
+        return oracles.raw(method, array, gradient, eigen)
+    reduce = oracles.principal_component if eigen else oracles.channel_sum
+    return reduce(oracles.spread(array, weights))
+
+
+def slow_batch(function: Callable[..., Array], *batches: Tensor) -> Tensor:
+    """``function`` of one image's arrays after the other's."""
+    rows = zip(*(each.numpy() for each in batches), strict=True)
+    return torch.from_numpy(np.stack([function(*row) for row in rows]))
 
 
 def weights_of(method: str, a: Tensor, g: Tensor) -> Tensor:
@@ -47,17 +103,14 @@ def principal(weighted: Tensor) -> Tensor:
 
 @each_method
 @each_reduction
-@pytest.mark.parametrize("spatial", [(4, 5), (3, 2, 2), (7,)], ids=["2d", "3d", "1d"])
+@each_space
 @pytest.mark.parametrize("relu", [False, True], ids=["signed", "relu"])
 def test_agrees_with_the_slow_oracle(method: Method, reduction: Any, spatial: tuple[int, ...], relu: bool) -> None:
     a, g = evidence(spatial=spatial)
     a = a.relu() if relu else a
     made = signed_map(method, a, g, reduction)
-    slow = [
-        oracles.raw(method.name, a_image.numpy(), g_image.numpy(), eigen=reduction is principal_component)
-        for a_image, g_image in zip(a, g, strict=True)
-    ]
-    assert_close(made, torch.from_numpy(np.stack(slow)), rtol=1e-9, atol=1e-9)
+    expected = [slow(method.name, *pair, eigen=reduction is principal_component) for pair in zip(a, g, strict=True)]
+    assert_close(made, torch.from_numpy(np.stack(expected)), rtol=1e-9, atol=1e-9)
 
 
 @each_method
@@ -135,6 +188,101 @@ def test_gradcampp_survives_a_vanishing_denominator() -> None:
     g = torch.tensor([[[[-1.0, 0.5]]]], dtype=torch.float64)
     a = torch.tensor([[[[1.0, 1.0 + 1e-6]]]], dtype=torch.float64)
     assert weights_of("GradCAM++", a, g).isfinite().all()
+
+
+@pytest.mark.parametrize("name", [method.name for method in LAYER_METHODS if method.needs_gradients])
+def test_several_targets_agree_with_the_slow_oracle(name: str) -> None:
+    a, g = evidence(batch=2)
+    several = torch.stack([g, g.flip(-1).square() - 1])
+    expected = torch.stack([slow_batch(lambda x, y: slow(name, *map(torch.from_numpy, (x, y))), a, t) for t in several])
+    assert_close(maps(METHODS[name], a, several), expected, rtol=1e-9, atol=1e-9)
+
+
+@each_space
+@pytest.mark.parametrize("numerator", [1, 2])
+def test_smooth_gradcampp_numerators(spatial: tuple[int, ...], numerator: int) -> None:
+    a, g = evidence(spatial=spatial)
+    noisy = samples(g)
+    made = METHODS["SmoothGradCAM++"].configured(numerator=numerator).signed_maps(a, *moments([s[None] for s in noisy]))
+    expected = slow_batch(lambda a, *noisy: oracles.smooth_plus_plus(a, noisy, numerator), a, *noisy)
+    assert_close(made[0], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_smooth_gradcampp_of_one_sample_is_gradcampp() -> None:
+    a, g = evidence()
+    made = METHODS["SmoothGradCAM++"].signed_maps(a, *moments([g[None]]))
+    assert_close(made, METHODS["GradCAM++"].signed_maps(a, g[None]), rtol=1e-9, atol=1e-9)
+
+
+def test_shapleycam_without_curvature_is_gradcam() -> None:
+    a, g = evidence()
+    made = METHODS["ShapleyCAM"].signed_maps(a, g[None], torch.zeros_like(g)[None])
+    assert_close(made, METHODS["GradCAM"].signed_maps(a, g[None]))
+
+
+def test_finercam_and_refinecam_weigh_as_their_base_does() -> None:
+    a, g = evidence()
+    assert_close(weights_of("FinerCAM", a, g), weights_of("GradCAM", a, g), rtol=0, atol=0)
+    assert_close(weights_of("RefineCAM", a, g), weights_of("GradCAM++", a, g), rtol=0, atol=0)
+
+
+@each_space
+@pytest.mark.parametrize("k", [-0.5, 0.0, 1.0, 2.0])
+def test_fem_thresholds(spatial: tuple[int, ...], k: float) -> None:
+    a, _ = evidence(spatial=spatial)
+    made = METHODS["FEM"].configured(k=k).signed_maps(a)[0]
+    assert made.any()
+    assert_close(made, slow_batch(lambda a: oracles.fem(a, k), a), rtol=1e-9, atol=1e-9)
+
+
+def test_fem_marks_nothing_in_a_channel_that_is_the_same_everywhere() -> None:
+    """No value is above the mean there; at least as large, as the paper may have it, all are."""
+    assert not METHODS["FEM"].signed_maps(torch.full((1, 1, 2, 2), 3.0)).any()
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_randomcam_draws_weights_by_its_seed(seed: int) -> None:
+    a, _ = evidence()
+    method = METHODS["RandomCAM"].configured(seed=seed)
+    weights = method.weigh(a, seed=seed)
+    assert weights.shape == (1, 3, 6, 1, 1)
+    assert_close(weights[0, 1].flatten(), torch.from_numpy(drawn(6, seed)), rtol=0, atol=0)
+    assert_close(method.signed_maps(a)[0], slow_batch(lambda a: oracles.combined(a, drawn(6, seed)), a))
+    assert METHODS["RandomCAM"].weigh(torch.zeros(1, 1000, 2, 2)).aminmax().min < -0.9
+    assert abs(drawn(1000, seed).mean()) < 0.05
+
+
+class TestKernelComponent:
+    @pytest.mark.parametrize("gamma", [None, 0.05, 0.7])
+    @pytest.mark.parametrize("kernel", KERNELS)
+    def test_agrees_with_the_slow_oracle(self, kernel: str, gamma: float | None) -> None:
+        a, _ = evidence()
+        made = METHODS["KPCA-CAM"].configured(kernel=kernel, gamma=gamma).signed_maps(a)[0]
+        expected = slow_batch(lambda a: oracles.kernel_component(a, kernel, gamma), a)
+        assert_close(made, expected, rtol=1e-9, atol=1e-9)
+
+    @each_space
+    def test_in_any_space(self, spatial: tuple[int, ...]) -> None:
+        a, _ = evidence(spatial=spatial)
+        made = METHODS["KPCA-CAM"].configured(kernel="rbf").signed_maps(a)[0]
+        assert_close(made, slow_batch(lambda a: oracles.kernel_component(a, "rbf"), a), rtol=1e-9, atol=1e-9)
+
+    def test_a_linear_kernel_makes_eigencam(self) -> None:
+        a, _ = evidence()
+        made = METHODS["KPCA-CAM"].configured(kernel="linear").signed_maps(a)
+        assert_close(made, METHODS["EigenCAM"].signed_maps(a))
+
+    def test_places_that_are_unlike_each_other(self) -> None:
+        """Nearly all pairs are at -1 of the sigmoid: a kernel matrix that was centred badly has a constant vector."""
+        a = torch.diag(torch.linspace(20.0, 40.0, 12, dtype=torch.float64)).view(1, 12, 3, 4)
+        made = METHODS["KPCA-CAM"].signed_maps(a)[0]
+        assert made.std() > 0.1
+        assert_close(made, slow_batch(oracles.kernel_component, a), rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("kernel", KERNELS)
+    def test_channels_that_are_the_same_everywhere_leave_nothing(self, kernel: str) -> None:
+        a = torch.rand(2, 6, 1, 1, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 7, 5)
+        assert not kernel_component(a, None, kernel=kernel).any()
 
 
 class TestPrincipalComponent:

@@ -25,11 +25,12 @@ FLOORS = [
     {"methods"},
     {"survey", "targets", "objectives"},
     {"tokens", "trial"},
-    {"layout"},
+    {"layout", "recording"},
     {"forward"},
     {"run", "tail", "batching"},
     {"probe", "scoring", "attention", "pixels", "noise"},
     {"concepts", "linearity"},
+    {"answers"},
     {"evidence"},
     {"cam"},
     {"smoothing"},
@@ -112,10 +113,13 @@ def test_only_capture_registers_hooks() -> None:
 
 
 PUBLIC = """
-    AugSmooth BinaryLogit BoxScore CAM CamkitError CamkitWarning CheckpointError EigenCAM EigenGradCAM EigenSmooth
-    EmptyMapWarning Explanation ForwardError GradCAM GradCAMPlusPlus LayerCAM LayerError Logit METHODS Method
-    NonFiniteError OutputWarning Probability SegmentationCategory Similarity TokenGridError UsageError XGradCAM
-    explain grid layer_names load_raw overlay save_picture save_raw
+    AblationCAM AttentionRollout AugSmooth BinaryLogit BoxScore CAM CamkitError CamkitWarning CheckpointError
+    ClassActivationMapping DeepFeatureFactorization EigenCAM EigenGradCAM EigenSmooth EmptyMapWarning Explanation
+    FEM FinerCAM ForwardError FullGrad GradCAM GradCAMElementWise GradCAMPlusPlus GradientRollout GuidedBackprop
+    GuidedGradCAM HiResCAM ISCAM KPCACAM LayerCAM LayerError LeGrad Logit METHODS Method NonFiniteError
+    OutputWarning Probability RandomCAM RefineCAM SSCAM ScoreCAM SegEigenCAM SegmentationCategory ShapleyCAM
+    Similarity SmoothGradCAMPlusPlus TokenGridError UsageError XGradCAM explain grid layer_names load_raw overlay
+    save_picture save_raw
 """
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+import camkit
 from camkit import CAM, AugSmooth, EigenSmooth
 from camkit.errors import UsageError
+from tests.kinds import ON_SMALL_CNN, layer_of
 from tests.kinds import SIX as METHODS
 from tests.networks import SmallCNN, SmallViT, seeded
 from tests.test_capture import hooks
@@ -33,6 +36,10 @@ def state(model: nn.Module) -> dict[str, Any]:
         "inference mode": torch.is_inference_mode_enabled(),
         "random": torch.get_rng_state(),
         "autocast": torch.is_autocast_enabled("cpu"),
+        "forwards": [module.__dict__.get("forward") for module in model.modules()],
+        "attention kernel": torch.backends.mha.get_fastpath_enabled(),
+        "attention kernels": (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()),
+        "modes": torch._C._len_torch_function_stack(),
     }
 
 
@@ -70,12 +77,84 @@ def test_everything_is_put_back(model: nn.Module, method: str, surroundings: Any
         with pytest.raises(RuntimeError, match="the model failed") if isinstance(model, Raises) else nullcontext():
             AugSmooth(EigenSmooth(cam))(IMAGES)
         after = state(model)
+    assert_unchanged(after, before)
+
+
+def assert_unchanged(after: dict[str, Any], before: dict[str, Any]) -> None:
     assert_close(after.pop("tensors"), before.pop("tensors"), rtol=0, atol=0)
     assert_close(after.pop("random"), before.pop("random"), rtol=0, atol=0)
     for kept, was in zip(after.pop("grad"), before.pop("grad"), strict=True):
         assert (kept is None) == (was is None)
         assert kept is None or torch.equal(kept, was)
     assert after == before
+
+
+class Counts(nn.Module):
+    """A network around another one that fails in the n-th call, with something drawn before."""
+
+    def __init__(self, network: nn.Module, failing: int | None) -> None:
+        super().__init__()
+        self.network, self.failing, self.calls = network, failing, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        torch.rand(3)
+        self.calls += 1
+        made: Tensor = self.network(images)
+        if self.failing is not None and self.calls >= self.failing:
+            raise RuntimeError("the model failed")
+        return made
+
+
+def counting(make: Any, failing: int | None) -> Counts:
+    """With a forward of its own in the middle, and with mixed flags."""
+    network = seeded(make())
+    middle = network.norm2 if make is SmallCNN else network.layers[1].ln2
+    middle.forward = partial(type(middle).forward, middle)
+    model = Counts(network, failing).train()
+    for index, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(index % 3 != 0)
+        parameter.grad = torch.full_like(parameter, 0.5) if index % 2 else None
+    return model
+
+
+EVERY = [
+    *(pytest.param(SmallCNN, name, id=f"cnn {name}") for name in ON_SMALL_CNN),
+    *(
+        pytest.param(SmallViT, name, id=f"vit {name}")
+        for name, each in camkit.METHODS.items()
+        if name != "CAM" and "Guided" not in name and each.family != "control"
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "method"), EVERY)
+class TestEveryMethod:
+    def cam(self, model: nn.Module, make: Any, method: str) -> CAM:
+        layer = layer_of(method) and ("network.layers.1.ln1" if make is SmallViT else f"network.{layer_of(method)}")
+        given = {"num_samples": 2, "num_concepts": 2, "top_k": 3, "batch_size": 2}
+        options = camkit.METHODS[method].options
+        return CAM(model, method, layer, **{k: v for k, v in given.items() if k in options or k == "batch_size"})
+
+    @pytest.mark.parametrize("mode", [nullcontext, torch.inference_mode], ids=["plain", "inference_mode"])
+    def test_puts_everything_back(self, make: Any, method: str, mode: Any) -> None:
+        model = counting(make, None)
+        with mode():
+            before = state(model)
+            self.cam(model, make, method)(IMAGES, 1)
+            after = state(model)
+        assert_unchanged(after, before)
+
+    def test_puts_everything_back_wherever_it_fails(self, make: Any, method: str) -> None:
+        whole = counting(make, None)
+        self.cam(whole, make, method)(IMAGES, 1)
+        for failing in sorted(
+            {1, 2, 3, whole.calls // 2, whole.calls - 1, whole.calls} & set(range(1, whole.calls + 1))
+        ):
+            model = counting(make, failing)
+            before = state(model)
+            with suppress(RuntimeError, ValueError):  # where a layer is tried out, failing is an answer
+                self.cam(model, make, method)(IMAGES, 1)
+            assert_unchanged(state(model), before)
 
 
 @pytest.mark.parametrize("network", [SmallCNN, SmallViT])

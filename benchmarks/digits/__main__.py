@@ -73,8 +73,9 @@ digits that took no part in training. Every method is asked for each of the two:
 
 A map is right where its hottest position lies strictly inside the {SIDE} x {SIDE} box of the digit asked for; ties must
 lie there altogether, and an empty map is wrong. "Raw" are the signed maps at the layer's resolution (the centre of the
-hottest token). "On the other digit" says whether the question makes a difference: a map that ignores it is there as
-often as it is right. "Empty" counts maps without positive evidence. EigenCAM takes no question.
+hottest token); where several layers' maps are multiplied there are none. "On the other digit" says whether the question
+makes a difference: a map that ignores it is there as often as it is right. "Empty" counts maps without positive
+evidence. EigenCAM and AttentionRollout take no question, and RandomCAM is the control: it weights channels by chance.
 
 `python -m benchmarks.digits` makes this page, with `--train` the network too.
 """

@@ -18,6 +18,20 @@ SIZES = ((48, 48), (48, 96), (96, 48))
 COUNT = 200
 SEEDS = {"validation": 1, "held-out": 2}
 """Choices (network, recipe, methods' settings) were made on the one, the numbers are of the other."""
+MORE = (
+    "HiResCAM",
+    "FinerCAM",
+    "RefineCAM",
+    "ShapleyCAM",
+    "ScoreCAM",
+    "AblationCAM",
+    "LeGrad",
+    "AttentionRollout",
+    "GradientRollout",
+    "FullGrad",
+    "RandomCAM",
+)
+"""Methods that run plain only; the last one is the control, which knows nothing."""
 WRAPPERS: dict[str, Callable[[camkit.CAM], camkit.CAM]] = {
     "": lambda cam: cam,
     "EigenSmooth": camkit.EigenSmooth,
@@ -32,11 +46,11 @@ class Row:
     Attributes:
         canvas: height x width.
         method: the method, and the wrapper if there is one.
-        layer: the target layer that camkit chose.
+        layer: the target layers, or blocks, that camkit chose; empty where the method looks at the whole network.
         grid: the token grid that camkit found there, height x width.
         canvases: the share of canvases on which both digits' maps are hottest on their digit.
         maps: the share of maps, two per canvas, that are.
-        raw: the share of the signed maps at the layer's resolution that are.
+        raw: the share of the signed maps at the layer's resolution that are; None where several layers have one each.
         exchanged: the share of maps that are hottest on the digit that was *not* asked for: a map that answers to
             what it is asked has few of them, one that shows whatever is there has as many as hits.
         chance: what a hottest position at random would score in ``maps``.
@@ -49,7 +63,7 @@ class Row:
     grid: str
     canvases: float
     maps: float
-    raw: float
+    raw: float | None
     exchanged: float
     chance: float
     empty: int
@@ -68,15 +82,15 @@ def measure(model: nn.Module, method: str | Method, canvases: Canvases, wrapper:
         result = cam.explain(canvases.images, canvases.classes)
     size = (canvases.images.shape[2], canvases.images.shape[3])
     found = hits(result.maps, canvases.corners, size)
-    ((layer, raw),) = result.raw.items()
+    first, *others = result.raw.values()
     return Row(
         canvas=f"{size[0]} x {size[1]}",
         method=" + ".join(filter(None, (result.method, wrapper))),
-        layer=layer,
-        grid=f"{raw.shape[2]} x {raw.shape[3]}",
+        layer=" + ".join(result.layers),
+        grid=f"{first.shape[2]} x {first.shape[3]}",
         canvases=_share(found.all(1)),
         maps=_share(found),
-        raw=_share(hits(raw, canvases.corners, size)),
+        raw=None if others else _share(hits(first, canvases.corners, size)),
         exchanged=_share(hits(result.maps, canvases.corners.flip(1), size)),
         chance=box_share(size),
         empty=len(result.empty),
@@ -109,12 +123,12 @@ def hits(maps: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def rows(model: nn.Module, split: str) -> list[Row]:
-    """Every method, plain and wrapped, on every size of canvas."""
+    """Every method plain, and those of one forward and one backward also wrapped, on every size of canvas."""
     return [
         measure(model, method, canvases, wrapper)
         for canvases in (sample(split, size) for size in SIZES)
         for wrapper in WRAPPERS
-        for method in METHODS
+        for method in (METHODS if wrapper else (*METHODS, *MORE))
         # What reduces to the principal component anyway stays as it is under EigenSmooth.
         if not (wrapper == "EigenSmooth" and "Eigen" in method)
     ]
@@ -142,17 +156,25 @@ def markdown(rows: list[Row], network: dict[str, dict[str, float]]) -> str:
     parts = []
     for canvas in dict.fromkeys(row.canvas for row in rows):
         of = sorted((row for row in rows if row.canvas == canvas), key=lambda row: (-row.canvases, -row.maps))
+        usual = next(row for row in of if row.method == METHODS[0])
+        others = [row for row in of if row.layer != usual.layer]
+        placed = [f"Layer {_layers(usual.layer)}, {usual.grid} tokens"]
+        placed += [
+            f"{', '.join(row.method for row in others if row.layer == layer)}: {_layers(layer)}"
+            for layer in dict.fromkeys(row.layer for row in others)
+        ]
         share = network[canvas]
         known = f"recognises {share['digits']:.1%} of the digits, both on {share['canvases']:.1%} of the canvases"
         parts += [
             f"### {canvas} pixels\n",
-            f"Layer `{of[0].layer}`, {of[0].grid} tokens. Chance: {of[0].chance:.1%} of maps. The network {known}.\n",
+            f"{'; '.join(placed)}. Chance: {usual.chance:.1%} of maps. The network {known}.\n",
             "| method | canvases, both maps right | maps right | raw maps right | on the other digit | empty |",
             "| --- | --- | --- | --- | --- | --- |",
         ]
         for row in of:
             shares = (row.canvases, row.maps, row.raw, row.exchanged)
-            parts.append(" | ".join([f"| {row.method}", *(f"{share:.1%}" for share in shares), f"{row.empty} |"]))
+            shown = ["-" if share is None else f"{share:.1%}" for share in shares]
+            parts.append(" | ".join([f"| {row.method}", *shown, f"{row.empty} |"]))
         parts.append("")
     return "\n".join(parts)
 
@@ -160,6 +182,10 @@ def markdown(rows: list[Row], network: dict[str, dict[str, float]]) -> str:
 def as_json(rows: list[Row]) -> list[dict[str, object]]:
     """The rows as JSON takes them."""
     return [asdict(row) for row in rows]
+
+
+def _layers(names: str) -> str:
+    return ", ".join(f"`{name}`" for name in names.split(" + ")) if names else "the whole network"
 
 
 def _share(found: Tensor) -> float:

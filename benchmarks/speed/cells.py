@@ -7,8 +7,21 @@ from typing import Literal
 
 from benchmarks.speed.networks import NETWORKS
 
-Task = Literal["methods", "GradCAM", "eigen-smooth", "aug-smooth", "categories", "layers", "all six"]
-Depth = Literal["late", "early", "four"]
+Task = Literal[
+    "methods",
+    "GradCAM",
+    "eigen-smooth",
+    "aug-smooth",
+    "categories",
+    "layers",
+    "all six",
+    "ScoreCAM",
+    "AblationCAM",
+    "SmoothGradCAM++",
+    "ShapleyCAM",
+    "FullGrad",
+]
+Depth = Literal["late", "early", "four", "first", "second", "third", "fourth", "all"]
 
 ALL = ("grad-cam", "torchcam", "Captum")
 METHODS = ("GradCAM", "GradCAM++", "XGradCAM", "EigenCAM", "EigenGradCAM", "LayerCAM")
@@ -26,6 +39,9 @@ class Cell:
         peers: who takes part beside camkit.
         peer_methods: in a cell of methods, which of them the peers are asked for.
         categories: how many of each image.
+        channels: how many of the layer's channels are perturbed, of whoever perturbs them; None for all.
+        chunk: how many changed images go through the network at a time, for who can be told.
+        side: of the images in pixels; None for the network's usual.
         rounds: everybody's at least, and at most.
         seconds: time after which no further round starts, once everybody had the least.
     """
@@ -37,6 +53,9 @@ class Cell:
     peers: tuple[str, ...] = ALL
     peer_methods: tuple[str, ...] = METHODS
     categories: int = 1
+    channels: int | None = None
+    chunk: int | None = None
+    side: int | None = None
     rounds: tuple[int, int] = (3, 15)
     seconds: float = 20.0
 
@@ -44,17 +63,43 @@ class Cell:
     def name(self) -> str:
         """What ``--only`` takes."""
         task = f"{self.categories}-categories" if self.task == "categories" else self.task.replace(" ", "-")
-        return f"{self.network}-{self.depth}-b{self.batch}-{task}"
+        fewer = f"-{self.channels}-channels" if self.channels else ""
+        pixels = f"-{self.side}px" if self.side else ""
+        return f"{self.network}-{self.depth}-b{self.batch}-{task}{fewer}{pixels}"
 
     @property
     def layers(self) -> tuple[str, ...]:
         """The target layers' names on this machine."""
         source = NETWORKS[self.network].source
-        return {"late": (source.late,), "early": (source.early,), "four": source.four}[self.depth]
+        known: dict[Depth, tuple[str, ...]] = {
+            "late": (source.late,),
+            "early": (source.early,),
+            "four": source.four,
+            "all": (),  # the method looks at the whole network
+        }
+        if self.depth in known:
+            return known[self.depth]
+        return (source.four[("first", "second", "third", "fourth").index(self.depth)],)
 
 
 TOKENS = ("grad-cam", "torchcam")
 """Captum's LayerGradCam averages over what stands behind the channels, which in a sequence of tokens they do."""
+
+SCORED = (
+    # Everybody takes the same few channels where all of them would take minutes.
+    Cell("resnet50", "late", 1, "ScoreCAM", TOKENS, channels=128, chunk=32, rounds=(2, 4), seconds=120),
+    Cell("vit", "late", 1, "ScoreCAM", TOKENS, channels=32, chunk=16, rounds=(2, 4), seconds=120),
+    # The peer's one call is two minutes and 30 seconds of their time.
+    Cell("resnet50", "late", 1, "AblationCAM", ("grad-cam",), chunk=32, rounds=(1, 4), seconds=150),
+    Cell("vit", "late", 1, "AblationCAM", ("grad-cam",), channels=128, chunk=32, rounds=(1, 4), seconds=50),
+    Cell("resnet50", "late", 1, "SmoothGradCAM++", ("torchcam",), chunk=4, rounds=(5, 15), seconds=30),
+    Cell("vit", "late", 1, "SmoothGradCAM++", ("torchcam",), chunk=4, rounds=(3, 10), seconds=35),
+    Cell("resnet50", "late", 1, "ShapleyCAM", ("grad-cam",), rounds=(5, 15), seconds=10),
+    Cell("vit", "late", 1, "ShapleyCAM", ("grad-cam",), rounds=(3, 10), seconds=15),
+    Cell("resnet50", "all", 1, "FullGrad", ("grad-cam",), rounds=(3, 10), seconds=15),
+    Cell("vit", "all", 1, "FullGrad", ("grad-cam",), rounds=(3, 10), seconds=20),
+)
+"""Methods of many passes, and of other passes than one forward and one backward behind a layer."""
 
 FULL = (
     # The cells with targets get the most rounds.
@@ -88,6 +133,7 @@ FULL = (
         for depth in ("late", "early")
         for batch in (1, 16)
     ),
+    *SCORED,
 )
 
 QUICK = (
@@ -102,6 +148,11 @@ QUICK = (
     Cell("vit", "late", 1, "GradCAM", TOKENS, rounds=(2, 5), seconds=4),
     Cell("mobilenet", "late", 1, "GradCAM", rounds=(2, 5), seconds=2),
     Cell("convnext", "late", 1, "GradCAM", rounds=(2, 5), seconds=3),
+    Cell("resnet50", "late", 1, "ScoreCAM", TOKENS, channels=32, chunk=16, rounds=(1, 2), seconds=8),
+    Cell("resnet50", "late", 1, "AblationCAM", ("grad-cam",), channels=64, chunk=32, rounds=(1, 2), seconds=5),
+    Cell("resnet50", "late", 1, "SmoothGradCAM++", ("torchcam",), chunk=4, rounds=(2, 5), seconds=4),
+    Cell("resnet50", "late", 1, "ShapleyCAM", ("grad-cam",), rounds=(2, 5), seconds=3),
+    Cell("resnet50", "all", 1, "FullGrad", ("grad-cam",), rounds=(2, 5), seconds=4),
 )
 
 SMOKE = (
@@ -112,4 +163,9 @@ SMOKE = (
     Cell("tiny", "late", 1, "all six", ("grad-cam",), rounds=(2, 2)),
     Cell("tiny", "late", 1, "categories", categories=3, rounds=(2, 2)),
     Cell("tiny", "four", 1, "layers", rounds=(2, 2)),
+    Cell("tiny", "late", 2, "ScoreCAM", TOKENS, channels=12, chunk=8, rounds=(2, 2)),
+    Cell("tiny", "late", 2, "AblationCAM", ("grad-cam",), chunk=8, rounds=(2, 2)),
+    Cell("tiny", "late", 2, "SmoothGradCAM++", ("torchcam",), chunk=4, rounds=(2, 2)),
+    Cell("tiny", "late", 2, "ShapleyCAM", ("grad-cam",), rounds=(2, 2)),
+    Cell("tiny", "all", 2, "FullGrad", ("grad-cam",), rounds=(2, 2)),
 )

@@ -32,6 +32,11 @@ BARS = (
     ("aug-smooth\nbatch 1", "resnet50-late-b1-aug-smooth", "GradCAM, aug-smooth"),
     ("Swin-T, batch 4\nGradCAM", "swin-late-b4-methods", "GradCAM"),
     ("ViT-B/16, batch 4\nGradCAM", "vit-late-b4-methods", "GradCAM"),
+    ("ResNet-50, batch 1\nShapleyCAM", "resnet50-late-b1-ShapleyCAM", "ShapleyCAM"),
+    ("ResNet-50, batch 1\nFullGrad", "resnet50-all-b1-FullGrad", "FullGrad"),
+    ("SmoothGradCAM++, batch 1\nin its 5 forwards", "resnet50-late-b1-SmoothGradCAM++", "SmoothGradCAM++"),
+    ("ScoreCAM, 128 channels\nin its 129 forwards", "resnet50-late-b1-ScoreCAM-128-channels", "ScoreCAM"),
+    ("AblationCAM, batch 1\nall 2048 channels", "resnet50-late-b1-AblationCAM", "AblationCAM"),
     ("MobileNetV3-L, batch 16\nGradCAM", "mobilenet-late-b16-GradCAM", "GradCAM"),
     ("ConvNeXt-T, batch 16\nGradCAM", "convnext-late-b16-GradCAM", "GradCAM"),
 )

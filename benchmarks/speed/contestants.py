@@ -7,19 +7,23 @@ image's size, torchcam and Captum maps of the layer's. Objects are made once and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import camkit
-from benchmarks.speed.cells import METHODS, Cell
+from benchmarks.speed.cells import METHODS, Cell, Task
 from benchmarks.speed.networks import NETWORKS, Layout, build, images
 
-PLAIN, IDEAL = "plain forward", "ideal"
+PLAIN, IDEAL, PASSES = "plain forward", "ideal", "its passes"
+NOISY = 4
+"""How many noisy images everybody's SmoothGradCAM++ takes by default."""
 Call = Callable[[], Any]
 
 
@@ -29,13 +33,20 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: a method, all six, or a smoothed one."""
+    """What is asked: a method, all six, or a smoothed one.
+
+    Attributes:
+        channels: how many of the layer's channels are perturbed; None for all.
+        chunk: how many changed images go through the network at a time; None for the package's own choice.
+    """
 
     label: str
     method: str = "GradCAM"
     eigen_smooth: bool = False
     aug_smooth: bool = False
     all_six: bool = False
+    channels: int | None = None
+    chunk: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class Subject:
         layers: dotted names of the target layers.
         categories: per image, its likeliest classes, as many as are asked for.
         layout: for peers that must be told what tokens mean.
+        width: how many channels the (first) target layer has; 0 where there is none.
     """
 
     model: nn.Module
@@ -55,6 +67,7 @@ class Subject:
     layers: tuple[str, ...]
     categories: list[list[int]]
     layout: Layout | None
+    width: int = 0
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -81,6 +94,7 @@ class Contestant:
         call: what is timed.
         around: what must be in place meanwhile, and is not timed.
         why_not: why it doesn't take part.
+        warm: what runs before the first round in its place, where one call takes minutes.
     """
 
     who: str
@@ -88,15 +102,25 @@ class Contestant:
     call: Call
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
     why_not: str = ""
+    warm: Contestant | None = None
 
 
 def subject(cell: Cell, device: str) -> Subject:
     """The network and images of a cell."""
     model = build(cell.network, device)
-    batch = images(cell.network, cell.batch, device)
+    batch = images(cell.network, cell.batch, device, cell.side)
+    layout = NETWORKS[cell.network].source.layout
+    widths: list[int] = []
+
+    def look(_: nn.Module, __: Any, output: Tensor) -> None:
+        widths.append((layout(output) if layout else output).shape[1])
+
+    watched = [model.get_submodule(name).register_forward_hook(look) for name in cell.layers[:1]]
     with torch.inference_mode():
         likeliest = model(batch).topk(cell.categories).indices.tolist()
-    return Subject(model, batch, cell.layers, likeliest, NETWORKS[cell.network].source.layout)
+    for handle in watched:
+        handle.remove()
+    return Subject(model, batch, cell.layers, likeliest, layout, sum(widths))
 
 
 def field(cell: Cell, of: Subject) -> list[Contestant]:
@@ -104,6 +128,9 @@ def field(cell: Cell, of: Subject) -> list[Contestant]:
     contestants = [plain(of)]
     if len(of.layers) == 1 and cell.task in ("methods", "GradCAM"):
         contestants.append(Contestant(IDEAL, "", partial(ideal, of), partial(frozen, of.model)))
+    if cell.task in CHANGED_IMAGES:
+        (question,) = questions(cell)
+        contestants.append(CHANGED_IMAGES[cell.task](question, of))
     for question in questions(cell):
         contestants.append(contestant("camkit", question, of))
         if cell.task != "methods" or question.method in cell.peer_methods:
@@ -129,6 +156,8 @@ def questions(cell: Cell) -> list[Question]:
             return [Question(f"GradCAM, {len(cell.layers)} layers")]
         case "all six":
             return [Question("all six methods", all_six=True)]
+        case method:
+            return [Question(method, method, channels=cell.channels, chunk=cell.chunk)]
 
 
 def plain(of: Subject) -> Contestant:
@@ -144,7 +173,10 @@ def contestant(who: str, question: Question, of: Subject) -> Contestant:
         return Contestant(who, question.label, nothing, why_not=str(refusal))
     except ImportError as error:
         return Contestant(who, question.label, nothing, why_not=f"isn't installed here ({error.name})")
-    return Contestant(who, question.label, call, around)
+    warm = None
+    if question.method in BY_CHANNEL and question.chunk and (question.channels or of.width) > question.chunk:
+        warm = contestant(who, replace(question, channels=question.chunk), of)
+    return Contestant(who, question.label, call, around, warm=warm)
 
 
 def nothing() -> None:
@@ -188,6 +220,45 @@ def frozen(model: nn.Module) -> Iterator[None]:
         model.requires_grad_()
 
 
+def masked_passes(question: Question, of: Subject) -> Contestant:
+    """The forwards that ScoreCAM consists of: one of the images, and one of each image for every channel, in chunks."""
+    count = question.channels or of.width
+    size = question.chunk or count
+    shown = of.images[:1].repeat(size, 1, 1, 1)
+
+    def call() -> None:
+        with torch.inference_mode():
+            of.model(of.images)
+            for _ in of.images:
+                for start in range(0, count, size):
+                    of.model(shown[: count - start])
+
+    return Contestant(PASSES, "", call)
+
+
+def noisy_passes(question: Question, of: Subject) -> Contestant:
+    """What SmoothGradCAM++ consists of: a forward of the images, and the ideal of the noisy ones."""
+    noisy = replace(of, images=of.images.repeat(NOISY, 1, 1, 1), categories=of.categories * NOISY)
+
+    def call() -> Any:
+        plain_forward(of)
+        return [ideal(part) for part in parts]
+
+    size = question.chunk or len(noisy.images)
+    parts = [
+        replace(noisy, images=noisy.images[start : start + size], categories=noisy.categories[start : start + size])
+        for start in range(0, len(noisy.images), size)
+    ]
+    return Contestant(PASSES, "", call, partial(frozen, of.model))
+
+
+CHANGED_IMAGES: dict[str, Callable[[Question, Subject], Contestant]] = {
+    "ScoreCAM": masked_passes,
+    "SmoothGradCAM++": noisy_passes,
+}
+"""Methods that consist of forwards of changed images, and these."""
+BY_CHANNEL: tuple[Task, ...] = ("ScoreCAM", "AblationCAM")
+
 Answer = tuple[Call, Callable[[], AbstractContextManager[Any]]]
 
 
@@ -196,7 +267,8 @@ def ask_camkit(question: Question, of: Subject) -> Answer:
     targets: Any = of.column(0) if len(of.categories[0]) == 1 else of.categories
     if question.all_six:
         return partial(camkit.explain, of.model, of.images, METHODS, targets, of.layers), nullcontext
-    cam: camkit.CAM = camkit.CAM(of.model, question.method, of.layers)
+    options: dict[str, Any] = {"top_k": question.channels} if question.channels else {}
+    cam = camkit.CAM(of.model, question.method, of.layers or None, batch_size=question.chunk, **options)
     cam = camkit.EigenSmooth(cam) if question.eigen_smooth else cam
     cam = camkit.AugSmooth(cam) if question.aug_smooth else cam
     return partial(cam, of.images, targets), nullcontext
@@ -206,26 +278,36 @@ def ask_grad_cam(question: Question, of: Subject) -> Answer:
     """One category per image and one method at a time: the others are further calls."""
     import pytorch_grad_cam
     from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST, ClassifierOutputTarget
 
     methods = METHODS if question.all_six else (question.method,)
+    # FullGrad takes the convolutions and norms of images, whatever is behind them.
+    layout = None if question.method == "FullGrad" else first_channels(question.channels, of.layout)
     cams = [
         getattr(pytorch_grad_cam, camkit.METHODS[method].identifier)(
-            model=of.model, target_layers=of.modules, reshape_transform=of.layout
+            model=of.model, target_layers=of.modules, reshape_transform=layout
         )
         for method in methods
     ]
     for cam in cams:
         cam.activations_and_grads.release()  # its hooks stay in as long as it lives, in everybody else's way
-    targets = [[ClassifierOutputTarget(category) for category in column] for column in of.columns]
+        if question.chunk:
+            cam.batch_size = question.chunk
+        if question.method == "AblationCAM" and of.layout:
+            cam.ablation_layer = pytorch_grad_cam.ablation_layer.AblationLayerVit()
+    target = ClassifierOutputReST if question.method == "ShapleyCAM" else ClassifierOutputTarget  # as its author has it
+    targets = [[target(category) for category in column] for column in of.columns]
     smoothing = {"eigen_smooth": question.eigen_smooth, "aug_smooth": question.aug_smooth}
 
     @contextmanager
     def hooked(cam: Any) -> Iterator[None]:
-        cam.activations_and_grads = ActivationsAndGradients(of.model, of.modules, of.layout)
+        cam.activations_and_grads = ActivationsAndGradients(
+            of.model, cam.target_layers, cam.reshape_transform, cam.detach
+        )
         try:
             yield
         finally:
+            cam.activations_and_grads.activations, cam.activations_and_grads.gradients = [], []  # it fails at views
             cam.activations_and_grads.release()
 
     def call() -> list[Any]:
@@ -239,31 +321,52 @@ def ask_grad_cam(question: Question, of: Subject) -> Answer:
 
     @contextmanager
     def around() -> Iterator[None]:
-        try:
-            with hooked(cams[0]) if len(cams) == 1 else nullcontext():
+        with ExitStack() as stack:
+            stack.enter_context(patch("tqdm.tqdm", lambda steps: steps))  # no bars
+            if question.method == "ShapleyCAM":  # the fused kernels of attention have no second derivative
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if len(cams) == 1:
+                stack.enter_context(hooked(cams[0]))
+            try:
                 yield
-        finally:
-            for cam in cams:
-                cam.outputs = None  # and with it the graph, which it keeps until it is called again
-            of.model.zero_grad(set_to_none=True)
+            finally:
+                for cam in cams:
+                    cam.outputs = cam.activations = None  # and with it the graph, which it keeps until the next call
+                of.model.zero_grad(set_to_none=True)
 
     return call, around
 
 
 def ask_torchcam(question: Question, of: Subject) -> Answer:
-    """One forward, then a backward per category."""
+    """One forward, then a backward, or what else a method does, per category."""
     import torchcam.methods
 
-    names = {"GradCAM": "GradCAM", "GradCAM++": "GradCAMpp", "XGradCAM": "XGradCAM", "LayerCAM": "LayerCAM"}
+    names = {
+        "GradCAM": "GradCAM",
+        "GradCAM++": "GradCAMpp",
+        "XGradCAM": "XGradCAM",
+        "LayerCAM": "LayerCAM",
+        "ScoreCAM": "ScoreCAM",
+        "SmoothGradCAM++": "SmoothGradCAMpp",
+    }
     if question.all_six or question.method not in names:
         raise RefusedError("has no EigenCAM, no EigenGradCAM")
     if question.eigen_smooth or question.aug_smooth:
         raise RefusedError("has no such smoothing")
-    build = getattr(torchcam.methods, names[question.method])
+    is_scored = question.method == "ScoreCAM"
+    build = partial(
+        getattr(torchcam.methods, names[question.method]),
+        reshape_transform=first_channels(question.channels, of.layout),
+        **({"batch_size": question.chunk} if is_scored and question.chunk else {}),
+    )
     current: list[Any] = []
 
     def call() -> list[Tensor]:
         (extractor,) = current
+        if is_scored:
+            with torch.inference_mode():
+                of.model(of.images)
+            return [extractor.fuse_cams(extractor(column)) for column in of.columns]
         scores = of.model(of.images)
         columns = of.columns
         return [
@@ -273,7 +376,7 @@ def ask_torchcam(question: Question, of: Subject) -> Answer:
 
     @contextmanager
     def around() -> Iterator[None]:
-        with build(of.model, list(of.layers), reshape_transform=of.layout) as extractor:
+        with build(of.model, list(of.layers)) as extractor:
             current[:] = [extractor]
             yield
         current.clear()
@@ -301,6 +404,17 @@ def ask_captum(question: Question, of: Subject) -> Answer:
         ]
 
     return call, nullcontext
+
+
+def first_channels(count: int | None, layout: Layout | None) -> Layout | None:
+    """The layout that leaves so many channels, for peers that have no other way to perturb fewer."""
+    if count is None:
+        return layout
+
+    def fewer(output: Tensor) -> Tensor:
+        return (layout(output) if layout else output)[:, :count]
+
+    return fewer
 
 
 PACKAGES: dict[str, Callable[[Question, Subject], Answer]] = {

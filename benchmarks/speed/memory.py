@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from benchmarks.speed.cells import Cell
-from benchmarks.speed.contestants import IDEAL, PLAIN, field, select, subject
+from benchmarks.speed.contestants import BY_CHANNEL, IDEAL, PASSES, PLAIN, field, select, subject
 from benchmarks.speed.isolated import isolated
-from benchmarks.speed.networks import NETWORKS, images
+from benchmarks.speed.measure import label
+from benchmarks.speed.networks import images
 from benchmarks.speed.timing import once, quiet
 
 CALLS = 2
@@ -24,9 +25,18 @@ FULL = (
     Cell("resnet50", "late", 16, "GradCAM"),
     Cell("resnet50", "late", 16, "all six", ()),
     Cell("resnet50", "early", 16, "GradCAM"),
+    # All channels, however many: images are small, or it would take half an hour.
+    *(
+        Cell("resnet50", depth, 1, task, ("grad-cam",), chunk=16, side=96)
+        for task in BY_CHANNEL
+        for depth in ("first", "second", "third", "fourth")
+    ),
 )
 QUICK = (Cell("resnet50", "late", 4, "GradCAM", ("grad-cam",)),)
-SMOKE = (Cell("tiny", "late", 256, "GradCAM", ()),)
+SMOKE = (
+    Cell("tiny", "late", 256, "GradCAM", ()),
+    Cell("tiny", "late", 1, "ScoreCAM", ("grad-cam",), chunk=8, side=128),
+)
 
 
 def rows_of(cells: Iterable[Cell], device: str, repeats: int = 1) -> list[dict[str, Any]]:
@@ -38,19 +48,13 @@ def rows_of(cells: Iterable[Cell], device: str, repeats: int = 1) -> list[dict[s
 
 
 def _rows(cell: Cell, device: str, repeats: int) -> list[dict[str, Any]]:
-    names = isolated(_names, cell, device)
-    label = {
-        "cell": cell.name,
-        "network": NETWORKS[cell.network].title,
-        "layers": list(cell.layers),
-        "batch": cell.batch,
-    }
+    names, width = isolated(_names, cell, device)
     rows: list[dict[str, Any]] = []
     for who, what, why_not in names:
-        row: dict[str, Any] = label | {"who": who, "what": what}
+        row: dict[str, Any] = label(cell, width) | {"who": who, "what": what}
         if not why_not:
             try:
-                times = repeats if who in (PLAIN, IDEAL, "camkit") else 1
+                times = repeats if who in (PLAIN, IDEAL) or (who == "camkit" and not cell.chunk) else 1
                 row["all_bytes"] = sorted(isolated(peak, cell, who, what, device) for _ in range(times))
                 row["bytes"] = row["all_bytes"][times // 2]
                 row["ratio"] = row["bytes"] / rows[0]["bytes"] if rows else 1.0
@@ -63,20 +67,28 @@ def _rows(cell: Cell, device: str, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _names(cell: Cell, device: str) -> list[tuple[str, str, str]]:
-    return [(each.who, each.what, each.why_not) for each in field(cell, subject(cell, device))]
+def _names(cell: Cell, device: str) -> tuple[list[tuple[str, str, str]], int]:
+    of = subject(cell, device)
+    found = [(each.who, each.what, each.why_not) for each in field(cell, of) if each.who != PASSES]
+    return found, of.width
 
 
 def peak(cell: Cell, who: str, what: str, device: str = "cpu") -> int:
-    """Bytes at the highest point of some calls, above what the process held before the first of them."""
+    """Bytes at the highest point of some calls, above what the process held before the first of them.
+
+    Where changed images go through the network in chunks, the plain forward is that of a chunk.
+    """
     of = subject(cell, device)
+    if who == PLAIN and cell.chunk:
+        of = replace(of, images=images(cell.network, cell.chunk, device, cell.side))
     # On a small image first: libraries and kernels that load at their first use are no call's own.
     small = replace(of, images=images(cell.network, 1, device, size=64), categories=of.categories[:1])
     with quiet():
-        once(select(field(cell, small), who, what), device)
+        first = select(field(cell, small), who, what)
+        once(first.warm or first, device)
         contestant = select(field(cell, of), who, what)
         before = _start(device)
-        for _ in range(CALLS):
+        for _ in range(CALLS if contestant.warm is None else 1):  # a call of thousands of forwards is many calls
             once(contestant, device)
         return _peak(device) - before
 

@@ -6,13 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.speed.cells import ALL
-from benchmarks.speed.contestants import IDEAL, PLAIN
+from benchmarks.speed.contestants import IDEAL, PASSES, PLAIN
 from benchmarks.speed.targets import TARGETS, Target, find, limit, met, ratio
 
 Row = dict[str, Any]
 Results = dict[str, Any]
 PACKAGES = ("camkit", *ALL)
+WITHOUT_QUESTION = (PLAIN, IDEAL, PASSES)
 NOT_MEASURED = "not measured"
+WORDS = {IDEAL: "the least possible"}
+PARTS = f"""\
+Whoever perturbs channels, or images, does so as often as the others, and with as many at a time where it can be told.
+*{PASSES.capitalize()}* are the plain forwards that a method consists of, with as many at a time: of ScoreCAM one of the
+image and one for every channel; of SmoothGradCAM++ one of the image, and of every noisy one the least that gives a
+gradient (a forward, and the backward behind the layer). Times are in these; those of AblationCAM, which needs no whole
+forwards, are in plain ones."""
+CHUNKS = "Methods that perturb: the plain forward is that of as many images as go through the network at a time."
 
 
 def readme(results: Results) -> str:
@@ -30,7 +39,7 @@ def readme(results: Results) -> str:
 def _aim(target: Target, rows: Sequence[Row]) -> str:
     aim = _times(limit(target, rows))
     if target.times:
-        aim = f"{target.most} x the least possible{aim and f': {aim}'}"
+        aim = f"{target.most} x {WORDS.get(target.times, target.times)}{aim and f': {aim}'}"
     elif target.plus:
         aim = f"{target.plus} + {target.most}{aim and f': {aim}'}"
     return f"{aim}, ahead of {', '.join(target.ahead_of)}" if target.ahead_of else aim
@@ -39,10 +48,17 @@ def _aim(target: Target, rows: Sequence[Row]) -> str:
 def full(results: Results) -> str:
     """Everything that was measured."""
     parts = ["# Speed", _where(results), "## Targets", readme(results)]
-    if speed := _rows(results, "speed"):
+    speed, perturbing = _split(_rows(results, "speed"))
+    if speed:
         parts += ["## Time, in plain forwards of the same model and batch", _pivot(speed, _time), _notes(speed)]
-    if memory := _rows(results, "memory"):
+    if perturbing:
+        parts += ["## Time of methods that perturb", PARTS]
+        parts += [_pivot(perturbing, _time), _notes(perturbing)]
+    memory, perturbing = _split(_rows(results, "memory"))
+    if memory:
         parts += ["## Peak memory above the loaded model", _pivot(memory, _memory), _notes(memory)]
+    if perturbing:
+        parts += [CHUNKS, _pivot(perturbing, _memory), _notes(perturbing)]
     if soak := results.get("soak"):
         parts += ["## Soak", _soak(soak)]
     if startup := results.get("startup"):
@@ -56,6 +72,11 @@ def full(results: Results) -> str:
 
 def _rows(results: Results, part: str) -> list[Row]:
     return list(results.get(part, {}).get("rows", []))
+
+
+def _split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Those of methods that look at the images as they are, and the others."""
+    return [row for row in rows if "chunk" not in row], [row for row in rows if "chunk" in row]
 
 
 def _where(results: Results) -> str:
@@ -75,28 +96,37 @@ def _where(results: Results) -> str:
 
 def _pivot(rows: Sequence[Row], show: Any) -> str:
     """One line per question of every cell, one column per contestant."""
-    columns = [who for who in (PLAIN, IDEAL, *PACKAGES) if any(row["who"] == who for row in rows)]
-    lines = _header("network", "layers", "batch", "question", *columns)
+    columns = [who for who in (*WITHOUT_QUESTION, *PACKAGES) if any(row["who"] == who for row in rows)]
+    more = ("channels", "at a time") if any("chunk" in row for row in rows) else ()
+    lines = _header("network", "layers", "batch", "question", *more, *columns)
     for cell in dict.fromkeys(row["cell"] for row in rows):
         inside = [row for row in rows if row["cell"] == cell]
         for what in dict.fromkeys(row["what"] for row in inside if row["what"]):
             shown = []
             for who in columns:
-                row = find(inside, cell, who, "" if who in (PLAIN, IDEAL) else what)
+                row = find(inside, cell, who, "" if who in WITHOUT_QUESTION else what)
                 shown.append("" if row is None else "-" if "why_not" in row else show(row))
             first = inside[0]
-            lines.append(_line(first["network"], _layers(first["layers"]), str(first["batch"]), what, *shown))
+            told = [_channels(first), str(first["chunk"])] if more else []
+            lines.append(_line(first["network"], _layers(first["layers"]), str(first["batch"]), what, *told, *shown))
     return "\n".join(lines)
 
 
+def _channels(row: Row) -> str:
+    asked, all_ = row["channels"]
+    return f"all {all_}" if asked == all_ else f"{asked} of {all_}"
+
+
 def _layers(names: Sequence[str]) -> str:
+    if not names:
+        return "all"
     return ", ".join(f"`{name.removeprefix('backbone.')}`" for name in names)
 
 
 def _time(row: Row) -> str:
     low, high = map(_milliseconds, row["quartiles"])
     taken = f"{_milliseconds(row['seconds'])} ms ({low}-{high})"
-    return taken if row["who"] == PLAIN else f"{_judged(row)}: {taken}"
+    return taken if row["who"] in (PLAIN, PASSES) else f"{_judged(row)}: {taken}"
 
 
 def _milliseconds(seconds: float) -> str:

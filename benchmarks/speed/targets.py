@@ -1,4 +1,7 @@
-"""What camkit promises, and whether a run kept it. Every limit is in plain forwards of the same model and batch."""
+"""What camkit promises, and whether a run kept it.
+
+Every limit is in plain forwards of the same model and batch, or in the passes that a method consists of.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.speed.cells import METHODS
+from benchmarks.speed.cells import ALL, METHODS
 from benchmarks.speed.contestants import IDEAL
 
 Row = dict[str, Any]
@@ -20,8 +23,8 @@ class Target:
         case: what README calls it.
         cell: the cell's name; in memory's results where ``of_memory``.
         whats: the questions that it is about; the one that does worst counts.
-        most: at most so many plain forwards.
-        times: in place of that, ``most`` times this contestant.
+        most: at most so many plain forwards, or times the method's passes.
+        times: in place of that, ``most`` times this contestant; a package's answer to the same questions.
         plus: in place of that, ``most`` more than camkit's answer to this question.
         ahead_of: packages that must be slower.
         of_memory: it is about peak memory.
@@ -72,12 +75,68 @@ TARGETS = (
             Target("… the slowest of the other five, batch 4", f"{cell}-late-b4-methods", OTHERS, 1.12),
         )
     ),
+    *(
+        target
+        for network, layer, cell, channels in (
+            ("ResNet-50", "layer4.2", "resnet50", 128),
+            ("ViT-B/16", "layers.11.ln1", "vit", 32),
+        )
+        for target in (
+            Target(
+                f"{network} `{layer}`, ScoreCAM with {channels} channels, in its {channels + 1} forwards",
+                f"{cell}-late-b1-ScoreCAM-{channels}-channels",
+                ("ScoreCAM",),
+                1.05,
+                ahead_of=("grad-cam", "torchcam"),
+            ),
+            Target(
+                "… SmoothGradCAM++, in its 5 forwards, 4 of them with the least backward",
+                f"{cell}-late-b1-SmoothGradCAM++",
+                ("SmoothGradCAM++",),
+                1.05,
+                ahead_of=("torchcam",),
+            ),
+        )
+    ),
+    Target(
+        "ResNet-50 `layer4.2`, AblationCAM with all 2048 channels",
+        "resnet50-late-b1-AblationCAM",
+        ("AblationCAM",),
+        0.02,
+        times="grad-cam",
+    ),
+    Target(
+        "ViT-B/16 `layers.11.ln1`, AblationCAM with 128 channels",
+        "vit-late-b1-AblationCAM-128-channels",
+        ("AblationCAM",),
+        1.0,
+        times="grad-cam",
+    ),
+    *(
+        Target(f"{network}, {task}", cell, (task,), 1.0, times="grad-cam")
+        for network, task, cell in (
+            ("ResNet-50 `layer4.2`", "ShapleyCAM", "resnet50-late-b1-ShapleyCAM"),
+            ("ResNet-50", "FullGrad", "resnet50-all-b1-FullGrad"),
+            ("ViT-B/16", "FullGrad", "vit-all-b1-FullGrad"),
+        )
+    ),
     Target(
         "Peak memory above the model, ResNet-50 `layer4.2`, batch 16",
         "resnet50-late-b16-GradCAM",
         ("GradCAM",),
         1.15,
         of_memory=True,
+    ),
+    *(
+        Target(
+            f"… {task}, {channels} channels, 96 x 96, in that of its 16 at a time",
+            f"resnet50-{depth}-b1-{task}-96px",
+            (task,),
+            2.0,
+            of_memory=True,
+        )
+        for task in ("ScoreCAM", "AblationCAM")
+        for depth, channels in (("first", 256), ("fourth", 2048))
     ),
 )
 
@@ -97,7 +156,7 @@ def ratio(rows: Sequence[Row], cell: str, who: str, whats: Sequence[str]) -> flo
 def limit(target: Target, rows: Sequence[Row]) -> float | None:
     """The most that camkit may take, in plain forwards; None where what it is held against wasn't measured."""
     if target.times:
-        other = ratio(rows, target.cell, target.times, ("",))
+        other = ratio(rows, target.cell, target.times, target.whats if target.times in ALL else ("",))
         return None if other is None else target.most * other
     if target.plus:
         other = ratio(rows, target.cell, "camkit", (target.plus,))

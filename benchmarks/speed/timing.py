@@ -57,7 +57,8 @@ def interleaved(
 
     def run(index: int, round_: int | None) -> None:
         try:
-            taken = once(contestants[index], device)
+            each = contestants[index]
+            taken = once(each if round_ is not None else each.warm or each, device)
         except Exception as error:  # noqa: BLE001  the row says so
             times[index] = Times(why_not=f"fails: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
         else:

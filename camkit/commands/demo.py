@@ -14,6 +14,7 @@ from camkit import demo_model
 from camkit.adapters import mmpretrain
 from camkit.commands import job
 from camkit.errors import CamkitError
+from camkit.methods import find_method
 from camkit.render import Picture
 from camkit.save import picture_writer, save_picture, write_together
 
@@ -40,9 +41,10 @@ def main(options: argparse.Namespace) -> None:
     classifier = mmpretrain.load(str(config), str(checkpoint), device=options.device, cfg_options=WHOLE_PICTURE)
     prepared = classifier.prepare(str(image))
     categories = list(CATEGORIES.values())
-    choice = job.choose_layer(classifier, prepared, categories=categories)
-    explanations = job.explain(classifier, prepared, METHODS, target_layers=[choice.name], categories=categories)
-    job.report(classifier, explanations[0], choice)
+    methods = [find_method(name) for name in METHODS]
+    defaults = job.choose_layers(classifier, prepared, methods, categories=categories)
+    explanations = job.explain(classifier, prepared, methods, defaults=defaults, categories=categories)
+    job.report(classifier, explanations, defaults)
     style = job.Style()
     print(f"wrote: {image}")
     overlays = zip(CATEGORIES, job.draw(prepared, explanations[0], style), strict=True)

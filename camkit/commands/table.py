@@ -29,4 +29,5 @@ def show(headings: Sequence[str], rows: Iterable[Sequence[str]], *, highlighted:
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """The table as Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, ("---",) * len(headings), *rows))
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, ("---",) * len(headings), *escaped))

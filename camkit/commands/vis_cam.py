@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
 from torch import nn
 
 from camkit.cam import Explanation
 from camkit.commands import arguments, job
-from camkit.errors import UsageError, closest
+from camkit.commands.arguments import unfold as unfold
+from camkit.errors import UsageError
 from camkit.layers import resolve
-from camkit.methods import METHODS, find_method
+from camkit.methods import Method, configured, find_method
 from camkit.render import find_colormap
 from camkit.save import PICTURE_SUFFIXES, Writer, check_suffix, check_writable, picture_writer, raw_writer
 from camkit.show import require_display, show
@@ -34,21 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "none)",
     )
     arguments.add_reading(parser)
-    parser.add_argument(
-        "--target-layers",
-        nargs="+",
-        default=[],
-        metavar="LAYER",
-        help="dotted names, fused by the mean (camkit layers lists them); default: the last norm layer of the backbone "
-        "that is spatial and that the class score depends on at more than one place",
-    )
+    arguments.add_target_layers(parser)
     parser.add_argument("--preview-model", action="store_true", help="print the names usable in --target-layers")
-    parser.add_argument(
-        "--method",
-        action="append",
-        metavar="METHOD [METHOD ...]",
-        help=f"one or more of {', '.join(METHODS)}, in any case; default: GradCAM",
-    )
+    arguments.add_methods(parser, default="GradCAM")
     parser.add_argument(
         "--eigen-smooth",
         "--eigen_smooth",
@@ -77,29 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vit-like", action="store_true", help="accepted; token layers are recognised without it")
 
 
-def unfold(words: Sequence[str]) -> Iterator[str]:
-    """Let ``--method`` take several names and still stand in front of the positional arguments."""
-    taking = False
-    for index, word in enumerate(words):
-        first = index > 0 and words[index - 1] == "--method"
-        taking = first or (taking and _looks_like_a_method(word))
-        if taking and not first:
-            yield "--method"
-        yield word
-        taking = taking or word.startswith("--method=")
-
-
-def _looks_like_a_method(word: str) -> bool:
-    """Whether a word behind a method is another one, spelt right or nearly so, and no positional argument."""
-    names = [spelling for method in METHODS.values() for spelling in (method.name, method.identifier)]
-    nearly = bool(closest(word, names)) and not word.startswith("-") and not Path(word).exists()
-    return word.lower() in map(str.lower, names) or nearly
-
-
 def main(options: argparse.Namespace) -> None:
     """Explain one image."""
-    methods = [find_method(name).name for name in options.method or ["GradCAM"]]
-    _check(options, methods)
+    methods = [find_method(name) for name in options.method or ["GradCAM"]]
+    arguments.check_once("--method", [method.name for method in methods])
+    methods = configured(methods, arguments.method_options(options.method_options))
+    _check(options)
     classifier = arguments.load(options, pretrained=not options.preview_model)  # names need no weights
     if options.preview_model:
         preview(classifier.model)
@@ -108,20 +80,22 @@ def main(options: argparse.Namespace) -> None:
         resolve(classifier.model, options.target_layers)
     prepared = classifier.prepare(options.img)
     categories, setup = options.target_category, arguments.setup(options, classifier)
-    choice = (
-        None if options.target_layers else job.choose_layer(classifier, prepared, categories=categories, setup=setup)
-    )
+    defaults: job.Defaults = {}
+    if not options.target_layers:
+        defaults = job.choose_layers(classifier, prepared, methods, categories=categories, setup=setup)
     explanations = job.explain(
         classifier,
         prepared,
         methods,
-        target_layers=[choice.name] if choice else options.target_layers,
+        target_layers=options.target_layers,
+        defaults=defaults,
         categories=categories,
         setup=setup,
+        batch_size=options.batch_size,
         eigen_smooth=options.eigen_smooth,
         aug_smooth=options.aug_smooth,
     )
-    job.report(classifier, explanations[0], choice)
+    job.report(classifier, explanations, defaults)
     pictures = _pictures(classifier, prepared, explanations, options)
     files: dict[Path, Writer] = {}
     if options.save_path:
@@ -129,10 +103,8 @@ def main(options: argparse.Namespace) -> None:
         named = {path.with_stem("-".join([path.stem, *name])): picture for name, picture in pictures.items()}
         files |= {path: picture_writer(path, picture) for path, picture in named.items()}
     if options.save_raw:
-        arrays = {
-            f"{each.method}/{layer}": maps[0].cpu().numpy() for each in explanations for layer, maps in each.raw.items()
-        }
-        files[options.save_raw] = raw_writer(arrays, provenance(classifier, explanations, options))
+        story = provenance(classifier, methods, explanations, options)
+        files[options.save_raw] = raw_writer(raw(explanations), story)
     job.write(files)
     if not files:
         show({" ".join(["camkit", *name]): picture for name, picture in pictures.items()})
@@ -148,41 +120,57 @@ def preview(model: nn.Module) -> None:
         print(f"{name.ljust(width)}  {'  ' * name.count('.')}{text}")
 
 
+def raw(explanations: Sequence[Explanation]) -> dict[str, NDArray[Any]]:
+    """The signed maps of the one image by method and layer, and what guided methods say of every input channel."""
+    arrays = {f"{each.method}/{layer}": maps for each in explanations for layer, maps in each.raw.items()}
+    arrays |= {f"{each.method}.pixels": each.pixels for each in explanations if each.pixels is not None}
+    return {name: array[0].cpu().numpy() for name, array in arrays.items()}
+
+
 def provenance(
-    classifier: Classifier, explanations: Sequence[Explanation], options: argparse.Namespace
+    classifier: Classifier, methods: Sequence[Method], explanations: Sequence[Explanation], options: argparse.Namespace
 ) -> dict[str, object]:
     """How the maps were made."""
     first = explanations[0]
-    categories = job.categories_of(first)
+    categories = job.categories_of(explanations)
+    asked = [each for each in explanations if not job.has_concepts(each)]
     checkpoint = classifier.checkpoint
     return {
         "image": str(options.img),
         "config": classifier.source,
         "cfg_options": options.cfg_options,
         "checkpoint": checkpoint and {"source": checkpoint.source, "sha256": checkpoint.sha256},
-        "methods": [each.method for each in explanations],
-        "layers": list(first.layers),
+        "methods": [method.name for method in methods],
+        "method_options": {method.name: dict(method.options) for method in methods},
+        "layers": {each.method: list(each.layers) for each in explanations},
         "smoothing": list(first.smoothing),
         "num_extra_tokens": options.num_extra_tokens,
         "output": first.output,
         "categories": categories,
         "names": [classifier.name(category) for category in categories],
-        "scores": [float(score) for score in first.scores[0]],
+        "scores": [float(score) for score in asked[0].scores[0]] if asked else [],
         "probabilities": [job.probability(classifier, first, category) for category in categories],
+        "concepts": {each.method: _concepts(classifier, each) for each in explanations if job.has_concepts(each)},
         "input_size": list(first.maps.shape[2:]),
         "device": options.device,
         "versions": first.versions,
     }
 
 
-def _check(options: argparse.Namespace, methods: Sequence[str]) -> None:
+def _concepts(classifier: Classifier, explanation: Explanation) -> list[dict[str, object]]:
+    pairs = zip(explanation.targets[0], explanation.scores[0], strict=True)
+    return [
+        {"category": int(category), "name": classifier.name(int(category)), "score": float(score)}
+        for category, score in pairs
+    ]
+
+
+def _check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before the model loads."""
     find_colormap(options.colormap)
     if not 0 <= options.alpha <= 1:
         raise UsageError(f"--alpha is the heat's share, 0 to 1, got {options.alpha}")
-    for what, values in (("--method", methods), ("--target-category", options.target_category)):
-        if len(set(values)) < len(values):
-            raise UsageError(f"{what} names one twice: {' '.join(map(str, values))}")
+    arguments.check_once("--target-category", options.target_category)
     if options.save_path:
         check_writable(check_suffix(options.save_path, PICTURE_SUFFIXES))
     if options.save_raw:
@@ -198,10 +186,11 @@ def _pictures(
     style = job.Style(options.colormap, options.alpha, options.original_size)
     if options.grid:
         return {(): job.draw_grid(classifier, prepared, explanations, style)}
-    categories = [str(category) for category in job.categories_of(explanations[0])]
-    names = product(
-        [(each.method,) if len(explanations) > 1 else () for each in explanations],
-        [(category,) if len(categories) > 1 else () for category in categories],
-    )
-    drawn = [picture for each in explanations for picture in job.draw(prepared, each, style)]
-    return {method + category: picture for (method, category), picture in zip(names, drawn, strict=True)}
+    categories = [str(category) for category in job.categories_of(explanations)]
+    pictures: dict[tuple[str, ...], Picture] = {}
+    for explanation in explanations:
+        method = (explanation.method,) if len(explanations) > 1 else ()
+        drawn = job.draw(prepared, explanation, style)
+        names = [(category,) for category in categories] if len(drawn) > 1 else [()]
+        pictures |= {method + name: picture for name, picture in zip(names, drawn, strict=True)}
+    return pictures

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from inspect import Parameter, signature
 from types import MappingProxyType
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from camkit.errors import UsageError
 
@@ -47,7 +47,9 @@ OptionalCount = Annotated[
         lambda value: value is None or (_is_integer(value) and value > 0),
     ),
 ]
-Seed = Annotated[int, Kind("a whole number from 0 on", lambda value: _is_integer(value) and value >= 0)]
+Seed = Annotated[
+    int, Kind("a whole number from 0 to 2^63 - 1", lambda value: _is_integer(value) and 0 <= value < 2**63)
+]
 Number = Annotated[float, Kind("a finite number", _is_number)]
 Positive = Annotated[float, Kind("a number above 0", lambda value: _is_number(value) and value > 0)]
 NotNegative = Annotated[float, Kind("a number from 0 on", lambda value: _is_number(value) and value >= 0)]
@@ -82,11 +84,10 @@ def checked(method: str, name: str, value: Any, sources: Iterable[Callable[..., 
     Raises:
         UsageError: it can't.
     """
-    value = tuple(value) if isinstance(value, list) else value
+    made = tuple(value) if isinstance(value, list) else value
     source = next(each for each in sources if name in options_of(each))
-    kind = next(
-        each for each in get_type_hints(source, include_extras=True)[name].__metadata__ if isinstance(each, Kind)
-    )
-    if not kind.fits(value):
+    hint = get_type_hints(source, include_extras=True)[name]
+    kind = next(each for each in hint.__metadata__ if isinstance(each, Kind))
+    if not kind.fits(made):
         raise UsageError(f"the option {name} of {method} takes {kind.words}, got {value!r}")
-    return value
+    return float(made) if isinstance(made, int) and float in (hint.__origin__, *get_args(hint.__origin__)) else made

@@ -13,7 +13,7 @@ from camkit.methods.gradient import gradcam
 from camkit.methods.reductions import channel_sum
 from camkit.methods.registry import method
 from camkit.methods.requests import BiasGradients, GuidedGradients, GuidedLayer
-from camkit.shapes import Activations, Gradients, Images, SignedMaps
+from camkit.shapes import Activations, Gradients, Images, InputGradients, SignedMaps
 
 RESCALE_EPS = 1e-7
 """Keeps a channel that is the same everywhere from being divided by zero."""
@@ -54,7 +54,7 @@ def fullgrad(terms: Sequence[Tensor], size: tuple[int, ...]) -> SignedMaps:
     request=GuidedGradients,
     cost="2 + 1 backward",
 )
-def guided_backprop(images: Images, guided: Gradients) -> Gradients:
+def guided_backprop(images: Images, guided: InputGradients) -> InputGradients:
     """The guided gradient of every input channel as it is: (T, B, C, *size)."""
     return guided
 
@@ -66,7 +66,9 @@ def guided_backprop(images: Images, guided: Gradients) -> Gradients:
     request=GuidedLayer,
     cost="2 + 2 backwards",
 )
-def guided_gradcam(activations: Activations, gradients: Gradients, images: Images, guided: Gradients) -> Gradients:
+def guided_gradcam(
+    activations: Activations, gradients: Gradients, images: Images, guided: InputGradients
+) -> InputGradients:
     """The guided gradient of every input channel where Grad-CAM sees the class: (T, B, C, *size)."""
     maps = channel_sum(activations, gradcam(activations, gradients)).relu()
     size = images.shape[2:]

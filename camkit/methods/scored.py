@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -16,7 +17,7 @@ from camkit.methods.requests import AblatedScore, AblatedScores, MaskedScore, Ma
 from camkit.shapes import Activations
 
 MASK_EPS = 1e-8
-"""Keeps a channel that is the same everywhere from being divided by zero."""
+"""Added to what a channel is divided by, its range."""
 
 perturbing = partial(method, family="perturbation", reduction=channel_sum)
 masking = partial(perturbing, request=MaskedScores)
@@ -151,7 +152,9 @@ def _masks(activations: Activations, size: tuple[int, ...]) -> Callable[[Tensor,
         large = resize(activations[images, channels], size)
         flat = large.flatten(1)
         low, high = (each.view(-1, *[1] * len(size)) for each in (flat.amin(1), flat.amax(1)))
-        return (large - low) / (high - low + MASK_EPS)
+        # What is the same everywhere differs by rounding when it is resized, and masks everything all the same.
+        rounding = 8 * torch.finfo(large.dtype).eps * torch.maximum(low.abs(), high.abs())
+        return (large - low) / torch.where(high - low > rounding, high - low + MASK_EPS, math.inf)
 
     return masks
 

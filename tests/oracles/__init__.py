@@ -9,6 +9,7 @@ from tests.oracles.channels import (
     fem,
     finish,
     kernel_component,
+    marked,
     normalise,
     peak_component,
     positions,
@@ -17,7 +18,10 @@ from tests.oracles.channels import (
     refined,
     resize,
     shapley,
+    shapley_weights,
     smooth_plus_plus,
+    smooth_weights,
+    spread,
     weighted,
 )
 from tests.oracles.concepts import factorized, offset
@@ -41,6 +45,7 @@ __all__ = [
     "iscam",
     "kernel_component",
     "legrad",
+    "marked",
     "masks",
     "normalise",
     "offset",
@@ -56,8 +61,11 @@ __all__ = [
     "rollout",
     "scorecam",
     "shapley",
+    "shapley_weights",
     "smooth_plus_plus",
+    "smooth_weights",
     "softmax",
+    "spread",
     "sscam",
     "weighted",
 ]

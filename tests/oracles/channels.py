@@ -17,15 +17,25 @@ def positions(array: Array) -> list[tuple[int, ...]]:
     return list(itertools.product(*(range(length) for length in array.shape[1:])))
 
 
+GRADCAM = ("GradCAM", "FinerCAM")
+"""FinerCAM is Grad-CAM of the gradient of another objective."""
+GRADCAM_PLUS_PLUS = ("GradCAM++", "RefineCAM")
+"""RefineCAM is Grad-CAM++ of several layers, multiplied when finished."""
+
+
 def weighted(method: str, a: Array, g: Array) -> Array:
     """Weighted activations of one image, (C, *S)."""
+    if method == "FEM":
+        return marked(a)
     out = np.zeros_like(a)
     places = positions(a)
     for c in range(a.shape[0]):
         total = math.fsum(a[(c, *p)] for p in places)
-        if method == "GradCAM":
+        if method in GRADCAM:
             w = math.fsum(g[(c, *p)] for p in places) / len(places)
-        elif method == "GradCAM++":
+        elif method == "CAM":
+            w = math.fsum(g[(c, *p)] for p in places)
+        elif method in GRADCAM_PLUS_PLUS:
             w = 0.0
             for p in places:
                 d = g[(c, *p)]
@@ -34,9 +44,9 @@ def weighted(method: str, a: Array, g: Array) -> Array:
         elif method == "XGradCAM":
             w = math.fsum(g[(c, *p)] * a[(c, *p)] / (total + 1e-7) for p in places)
         for p in places:
-            if method in ("GradCAM", "GradCAM++", "XGradCAM"):
+            if method in (*GRADCAM, *GRADCAM_PLUS_PLUS, "CAM", "XGradCAM"):
                 out[(c, *p)] = w * a[(c, *p)]
-            elif method == "EigenCAM":
+            elif method in ("EigenCAM", "KPCA-CAM"):
                 out[(c, *p)] = a[(c, *p)]
             elif method == "EigenGradCAM":
                 out[(c, *p)] = g[(c, *p)] * a[(c, *p)]
@@ -97,29 +107,38 @@ def raw(method: str, a: Array, g: Array, eigen: bool = False) -> Array:
     w = weighted(method, a, g)
     if method == "SegEigenCAM":
         return peak_component(w)
+    if method == "KPCA-CAM":
+        return kernel_component(w)
     return principal_component(w) if eigen or method.startswith("Eigen") else channel_sum(w)
+
+
+def spread(a: Array, w: Array) -> Array:
+    """Activations by one weight per channel, (C,)."""
+    out = np.zeros_like(a)
+    for c in range(a.shape[0]):
+        for p in positions(a):
+            out[(c, *p)] = w[c] * a[(c, *p)]
+    return out
 
 
 def combined(a: Array, w: Array) -> Array:
     """One weight per channel, (C,): CAM (Zhou et al. 2016) with the classifier's, RandomCAM with any."""
-    out = np.zeros(a.shape[1:])
-    for p in positions(a):
-        out[p] = math.fsum(w[c] * a[(c, *p)] for c in range(a.shape[0]))
-    return out
+    return channel_sum(spread(a, w))
 
 
-def shapley(a: Array, g: Array, hvp: Array) -> Array:
+def shapley_weights(g: Array, hvp: Array) -> Array:
     """ShapleyCAM: gradient less half of the Hessian's product with the activations, averaged over places."""
-    places = positions(a)
-    return combined(
-        a,
-        np.array(
-            [math.fsum(g[(c, *p)] - hvp[(c, *p)] / 2 for p in places) / len(places) for c in range(a.shape[0])],
-        ),
+    places = positions(g)
+    return np.array(
+        [math.fsum(g[(c, *p)] - hvp[(c, *p)] / 2 for p in places) / len(places) for c in range(g.shape[0])],
     )
 
 
-def smooth_plus_plus(a: Array, gradients: Sequence[Array], numerator: int = 2) -> Array:
+def shapley(a: Array, g: Array, hvp: Array) -> Array:
+    return combined(a, shapley_weights(g, hvp))
+
+
+def smooth_weights(a: Array, gradients: Sequence[Array], numerator: int = 2) -> Array:
     """Smooth Grad-CAM++ of the clean activations; ``numerator`` 1 is D1 over the samples, as the paper prints it."""
     weights = np.zeros(a.shape[0])
     for c in range(a.shape[0]):
@@ -128,20 +147,28 @@ def smooth_plus_plus(a: Array, gradients: Sequence[Array], numerator: int = 2) -
             d = {power: math.fsum(g[(c, *p)] ** power for g in gradients) / len(gradients) for power in (1, 2, 3)}
             if d[1] > 0:
                 weights[c] += d[numerator] / (2 * d[2] + total * d[3] + 1e-6) * d[1]
-    return combined(a, weights)
+    return weights
 
 
-def fem(a: Array, k: float = 2.0) -> Array:
+def smooth_plus_plus(a: Array, gradients: Sequence[Array], numerator: int = 2) -> Array:
+    return combined(a, smooth_weights(a, gradients, numerator))
+
+
+def marked(a: Array, k: float = 2.0) -> Array:
     """FEM: where a channel stands out by ``k`` of its standard deviations, its mean."""
-    out = np.zeros(a.shape[1:])
+    out = np.zeros_like(a)
     places = positions(a)
     for c in range(a.shape[0]):
         mean = math.fsum(a[(c, *p)] for p in places) / len(places)
         deviation = math.sqrt(math.fsum((a[(c, *p)] - mean) ** 2 for p in places) / len(places))
         for p in places:
             if a[(c, *p)] >= mean + k * deviation:
-                out[p] += mean
+                out[(c, *p)] = mean
     return out
+
+
+def fem(a: Array, k: float = 2.0) -> Array:
+    return channel_sum(marked(a, k))
 
 
 def kernel_value(kernel: str, x: Array, y: Array, gamma: float) -> float:
