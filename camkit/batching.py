@@ -69,8 +69,7 @@ class Chunks:
                 if self.size < self._asked or rows == 1:
                     raise CamkitError(
                         f"out of memory with {rows * self._each} at a time, half of what was tried first: pass a "
-                        "smaller batch_size "
-                        "(--batch-size), a smaller input or a later target layer"
+                        "smaller batch_size (--batch-size), a smaller input or a later target layer"
                         if rows > 1
                         else f"out of memory with {'a single one' if self._each == 1 else self._each} at a time: use "
                         "a smaller input or a later target layer"

@@ -275,6 +275,8 @@ class CAM:
         blind = [method.name for method in methods if not _takes_layers(method)]
         if blind and len(blind) == len(methods):
             raise UsageError(f"{', '.join(blind)} looks at the whole network: leave target layers out")
+        if len(self._layers) > 1 and any(isinstance(method.request, Concepts) for method in methods):
+            raise UsageError(f"DFF finds concepts in one layer, and got several: {', '.join(map(repr, self._layers))}")
         if len(self._layers) == 1 and any(method.fusion == "product" for method in methods):
             raise UsageError(
                 "RefineCAM multiplies the maps of several layers: name two or more, or leave target layers out for the "

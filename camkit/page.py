@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import cached_property
 from typing import Any
 
@@ -68,14 +69,17 @@ class Page:
         return page
 
     def _fitted(self, words: str, room: float, size: float, weight: str) -> str:
-        """``words`` with an ellipsis in place of its middle where it would run over its neighbours."""
-        kept = len(words)
-        fitted = words
-        while kept > 4 and self._length(fitted, size, weight) > room:
-            kept -= 1
+        """``words`` with an ellipsis in place of their middle where they would run over their neighbours."""
+        if self._length(words, size, weight) <= room:
+            return words
+
+        def shortened(kept: int) -> str:
             end = min(7, kept // 2)  # labels end in scores
-            fitted = f"{words[: kept - end]}…{words[-end:]}"
-        return fitted
+            return f"{words[: kept - end]}…{words[len(words) - end :]}"
+
+        kept = range(len(words))
+        fitting = bisect_right(kept, room, key=lambda count: self._length(shortened(count), size, weight))
+        return shortened(max(fitting - 1, 0))
 
     def _length(self, words: str, size: float, weight: str) -> float:
         from matplotlib.font_manager import FontProperties

@@ -28,19 +28,21 @@ class Masked:
         self._check = check
         self.size = tuple(evidence.seen.images.shape[2:])
 
-    def __call__(self, mask: Callable[[Tensor, Tensor], Tensor], items: Tensor) -> Tensor:
+    def __call__(self, mask: Callable[[Tensor, Tensor], Tensor], items: Tensor, samples: int = 1) -> Tensor:
         """Scores (T, B, N) of ``images[b] * mask(b, items[b, n])``."""
         images = self._evidence.seen.images.detach()
 
         def step(image: int | None, chosen: Tensor) -> Tensor:
             every = torch.arange(len(images), device=images.device)
-            owners, own = (every, images)
+            owners, own = every, images
             if image is not None:
                 owners, own = every[image].expand(len(chosen)), images[image][None]
             return self._evidence.scores_of(own * mask(owners, chosen)[:, None].to(images.dtype), image)
 
         largest = max(self._evidence.seen.largest, 4 * images[0].nbytes)
-        return _scores(self._evidence, items, step, largest, "behind mask", check=self._check)
+        return _scores(
+            self._evidence, items, step, largest, lambda item: f"behind channel {item // samples}", check=self._check
+        )
 
 
 class Ablated:
@@ -71,7 +73,9 @@ class Ablated:
             return self._evidence.scores_in(rows, image)
 
         # Other images' tails are as large.
-        return _scores(self._evidence, channels, step, self._tails.first.largest, "without channel", check=self._check)
+        return _scores(
+            self._evidence, channels, step, self._tails.first.largest, "without channel {}".format, check=self._check
+        )
 
 
 class Tails:
@@ -126,8 +130,10 @@ class Tails:
         return self._known[1]
 
 
-def _scores(evidence: Pass, items: Tensor, step: Step, largest: int, what: str, *, check: bool) -> Tensor:
-    """Scores (T, B, N) of changes ``items`` (B, N) to the images, in chunks of one image's."""
+def _scores(
+    evidence: Pass, items: Tensor, step: Step, largest: int, said: Callable[[int], str], *, check: bool
+) -> Tensor:
+    """Scores (T, B, N) of changes ``items`` (B, N), in words ``said``, to the images; in chunks of one image's."""
     batch, number = items.shape
     dtype = torch.float64 if evidence.scores.dtype == torch.float64 else torch.float32
     made = torch.empty(evidence.count, batch, number, dtype=dtype, device=items.device)
@@ -156,7 +162,7 @@ def _scores(evidence: Pass, items: Tensor, step: Step, largest: int, what: str, 
     if check and not bool(made.isfinite().all()):
         target, image, item = (int(each) for each in (~made.isfinite()).nonzero()[0])
         raise NonFiniteError(
-            f"image {image} scores {float(made[target, image, item])} for target {target} {what} "
-            f"{int(items[image, item])}: the network can't take what is left (try float32, or another layer)"
+            f"image {image} scores {float(made[target, image, item])} for target {target} "
+            f"{said(int(items[image, item]))}: the network can't take what is left (try float32, or another layer)"
         )
     return made

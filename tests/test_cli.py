@@ -19,7 +19,7 @@ from torch import nn
 
 from camkit import load_raw
 from camkit.cli import main
-from camkit.methods import METHODS
+from camkit.methods import METHODS, find_method
 from camkit.render import Picture
 from tests import zoo
 from tests.kinds import SIX
@@ -221,7 +221,10 @@ class TestBeyondTheOriginal:
         digest = sha256(Path(checkpoint("mobilenet_v3")).read_bytes()).hexdigest()
         assert story["checkpoint"] == {"source": checkpoint("mobilenet_v3"), "sha256": digest}
         assert story["methods"] == ["GradCAM", "EigenCAM"]
-        assert story["layers"] == ["backbone.layer12", "backbone.layer16"]
+        layers = ["backbone.layer12", "backbone.layer16"]
+        assert story["layers"] == {"GradCAM": layers, "EigenCAM": layers}
+        assert story["method_options"] == {"GradCAM": {}, "EigenCAM": {}}
+        assert story["concepts"] == {}
         assert story["smoothing"] == ["EigenSmooth"]
         assert story["categories"] == [281, 238]
         assert len(story["names"]) == len(story["scores"]) == len(story["probabilities"]) == 2
@@ -486,8 +489,8 @@ def test_the_demos_maps_lie_on_what_they_explain(method: str, tmp_path: Path) ->
     classifier = mmpretrain.load(str(config), str(weights), cfg_options=demo.WHOLE_PICTURE)
     prepared = classifier.prepare(save_picture(tmp_path / "input.png", demo.photographs()))
     assert prepared.picture.shape == (224, 448, 3)
-    layer, categories = "model.bn2", list(demo.CATEGORIES.values())
-    (explanation,) = job.explain(classifier, prepared, [method], target_layers=[layer], categories=categories)
+    layer, categories, methods = "model.bn2", list(demo.CATEGORIES.values()), [find_method(method)]
+    (explanation,) = job.explain(classifier, prepared, methods, target_layers=[layer], categories=categories)
     top = explanation.logits[0].topk(2).indices.tolist()
     assert sorted(top) == [282, 967]
     for heat, half in zip(explanation.maps[0], ("left", "right"), strict=True):
@@ -497,11 +500,27 @@ def test_the_demos_maps_lie_on_what_they_explain(method: str, tmp_path: Path) ->
 
 
 def test_methods_lists_the_registry(camkit: Any) -> None:
-    run = camkit("methods")
-    assert [line.split()[0] for line in run.out.splitlines()[2:]] == list(METHODS)
+    lines = camkit("methods").out.splitlines()
+    assert lines[0].split() == ["method", "family", "needs", "cost", "options", "paper"]
+    assert [line.split()[0] for line in lines[2:-2]] == list(METHODS)
+    (row,) = [line for line in lines if line.startswith("SS-CAM")]
+    assert re.split(r"\s{2,}", row)[1:] == [
+        "perturbation",
+        "scores of masked images",
+        "1 + num_samples C",
+        "num_samples=35, std=2.0, seed=0, top_k=None",
+        METHODS["SS-CAM"].paper,
+    ]
+    assert lines[-1].startswith("cost: ")
+
+
+def test_methods_as_markdown(camkit: Any) -> None:
     table = camkit("methods", "--markdown").out.splitlines()
-    assert table[1] == "| --- | --- | --- | --- | --- |"
     assert len(table) == len(METHODS) + 2
+    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table]
+    assert {len(row) for row in cells} == {7}, "a bar in a cell would end it"
+    assert [row[0].strip() for row in cells[2:]] == list(METHODS)
+    assert cells[1] == [" --- "] * 7
 
 
 def test_output_that_nobody_reads_to_the_end_is_no_error(checkpoint: Any, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ class TestEveryMethod:
 
     def test_an_image_ignores_its_batch_mates(self, make: Any, method: str, layer: str | None) -> None:
         if is_concept(method):
-            pytest.skip("looks for what images have in common")
+            return  # it looks for what images have in common
         whole = made(make, method, layer)
         for image in range(2):
             alone = made(make, method, layer, IMAGES[image : image + 1], CATEGORIES[image : image + 1])
@@ -125,12 +125,6 @@ class TestEveryMethod:
         first = cam.explain(images, CATEGORIES)
         assert_close(images, IMAGES, rtol=0, atol=0)
         assert_close(parts(cam.explain(images, CATEGORIES)), parts(first), rtol=1e-4, atol=1e-5)
-
-    def test_in_place_twins_agree(self, make: Any, method: str, layer: str | None) -> None:
-        if make is not SmallCNN:
-            pytest.skip("one network has a twin")
-        twin = made(lambda: SmallCNN(inplace=True), method, layer)
-        assert_close(parts(twin), parts(made(make, method, layer)), rtol=1e-6, atol=1e-8)
 
     @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
     def test_without_gradients_around(self, make: Any, method: str, layer: str | None, mode: Any) -> None:
@@ -153,12 +147,6 @@ class TestEveryMethod:
             assert message.startswith(f"{objective} compares the scores of classes: targets must be class indices")
         else:
             assert_close(cam(IMAGES, third), cam(IMAGES, 2), rtol=1e-5, atol=1e-6)
-
-    def test_shapley_of_a_score_takes_functions(self, make: Any, method: str, layer: str | None) -> None:
-        if method != "ShapleyCAM":
-            pytest.skip("of one method")
-        cam = CAM(seeded(make()).double(), method, layer, utility="score")
-        assert_close(cam(IMAGES, lambda row: row[2]), cam(IMAGES, 2))
 
     def test_augmented(self, make: Any, method: str, layer: str | None) -> None:
         model, given = seeded(make()).double(), options(method, num_samples=3, num_concepts=3, k=1.0)
@@ -197,14 +185,25 @@ class TestEveryMethod:
         assert torch.allclose(found.maps, plain.maps, atol=1e-4) is METHODS[method].keeps_reduction
 
 
-LAYERED = [name for name in ON_SMALL_CNN if METHODS[name].request.of_layers and name != "CAM"]
+@pytest.mark.parametrize("method", ON_SMALL_CNN)
+def test_in_place_twins_agree(method: str) -> None:
+    layer = layer_of(method)
+    twin = made(lambda: SmallCNN(inplace=True), method, layer)
+    assert_close(parts(twin), parts(made(SmallCNN, method, layer)), rtol=1e-6, atol=1e-8)
+
+
+def test_shapley_cam_of_a_score_takes_functions() -> None:
+    cam = CAM(seeded(SmallCNN()).double(), "ShapleyCAM", "conv2", utility="score")
+    assert_close(cam(IMAGES, lambda row: row[2]), cam(IMAGES, 2))
+
+
+LAYERED = [name for name in ON_SMALL_CNN if METHODS[name].request.of_layers and name != "CAM" and not is_concept(name)]
+"""Those that can take any two layers; concepts of one layer aren't those of another."""
 
 
 @pytest.mark.parametrize("method", LAYERED)
 class TestSeveralLayers:
     def test_are_fused(self, method: str) -> None:
-        if is_concept(method):
-            pytest.skip("concepts of one layer aren't those of another")
         layers = ["conv1", "norm2"]
         found = made(SmallCNN, method, layers)
         assert found.layers == tuple(layers)
@@ -231,7 +230,8 @@ class TestTogether:
         ids=["cnn", "cnn relu", "cnn layers", "vit", "vit layers"],
     )
     def test_all(self, make: Any, names: Any, layers: Any, aug_smooth: bool) -> None:
-        names = [name for name in names if not (aug_smooth and is_concept(name))]
+        several = isinstance(layers, list)
+        names = [name for name in names if not ((aug_smooth or several) and is_concept(name))]
         model = seeded(make()).double()
         given = {"num_samples": 2, "num_concepts": 3}
         given = {name: value for name, value in given.items() if any(name in METHODS[n].options for n in names)}
@@ -340,6 +340,10 @@ class TestRefusals:
     def test_more_concepts_than_channels(self) -> None:
         message = refusal(CAM(seeded(SmallCNN()), "DFF", "conv2", num_concepts=7), UsageError, IMAGES)
         assert message.startswith("num_concepts is 7, and the layer has 6 channels and 128 places in all images")
+
+    def test_concepts_of_several_layers(self) -> None:
+        message = refusal(CAM(seeded(SmallCNN()), "DFF", ["conv1", "conv2"]), UsageError, IMAGES)
+        assert message == "DFF finds concepts in one layer, and got several: 'conv1', 'conv2'"
 
     def test_concepts_of_a_model_without_classes(self) -> None:
         class Maps(SmallCNN):

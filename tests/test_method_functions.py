@@ -66,7 +66,7 @@ class Masks:
         total = float((self.weights[target].numpy() * image).sum())
         return float(np.sin(total) + 0.1 * total + 0.05 * np.square(image).sum() * (1 - target))
 
-    def __call__(self, mask: Callable[[Tensor, Tensor], Tensor], items: Tensor) -> Tensor:
+    def __call__(self, mask: Callable[[Tensor, Tensor], Tensor], items: Tensor, samples: int = 1) -> Tensor:
         """Images in turns, two items at a time."""
         made = torch.zeros(TARGETS, *items.shape, dtype=torch.float64)
         for first in range(0, items.shape[1], 2):

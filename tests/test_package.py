@@ -35,21 +35,24 @@ FLOORS = [
     {"cam"},
     {"smoothing"},
     {"compose"},
-    {"render", "geometry", "checkpoint", "demo_model"},
-    {"save", "show"},
+    {"page", "geometry", "checkpoint", "demo_model"},
+    {"render"},
+    {"sheet", "save", "show"},
     {"adapters", "adapters.prepared", "adapters.torchvision_shim"},
     {"adapters.pipeline", "adapters.classifier", "adapters.framework", "adapters.fitting"},
     {"adapters.photo"},
     {"adapters.mmpretrain", "adapters.timm", "adapters.torchvision", "adapters.transformers"},
     {"adapters.loading"},
-    {"commands", "commands.job", "commands.table"},
+    {"commands", "commands.progress", "commands.table"},
+    {"commands.job"},
     {"commands.arguments"},
     {"commands.vis_cam", "commands.demo", "commands.layers", "commands.methods"},
+    {"commands.gallery"},
     {"cli"},
     {"__main__"},
 ]
 HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
-ADAPTING = {"render", "geometry", "checkpoint", "demo_model", "save", "show", "cli", "__main__"}
+ADAPTING = {"page", "render", "sheet", "geometry", "checkpoint", "demo_model", "save", "show", "cli", "__main__"}
 LEAVES = {room for room in HEIGHT if room not in ADAPTING and room.partition(".")[0] not in ("adapters", "commands")}
 
 HOMES = {

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from camkit.cli import COMMANDS, _parser
-from camkit.commands.vis_cam import unfold
+from camkit.cli import COMMANDS, _parser, _unfolded
 from docs.make import tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +31,7 @@ def test_tables_are_as_a_run_of_docs_make_leaves_them() -> None:
 def test_commands_parse(line: str) -> None:
     _, command, *words = shlex.split(line)
     assert command in COMMANDS
-    options = _parser(command).parse_args([command, *(unfold(words) if command == "vis-cam" else words)])
+    options = _parser(command).parse_args([command, *_unfolded(command, words)])
     assert options.command == command
 
 

@@ -98,7 +98,7 @@ class TestMasked:
         masks[1, 2, 0, 0] = 0
         with run(model, resolve(model, "conv2"), IMAGES, [[0, 3], [1, 4]]) as evidence:
             score = Masked(evidence, check=True)
-            with pytest.raises(NonFiniteError, match=f"image 1 scores {broken} for target 0 behind mask 2: "):
+            with pytest.raises(NonFiniteError, match=f"image 1 scores {broken} for target 0 behind channel 2: "):
                 score(lambda images, items: masks[images, items], torch.arange(7).expand(2, -1))
             unchecked = Masked(evidence, check=False)(
                 lambda images, items: masks[images, items], torch.arange(7).expand(2, -1)
@@ -113,7 +113,7 @@ class TestMasked:
 
         images = IMAGES.clone()
         images[:, :, 3, 4] = -3
-        with pytest.raises(NonFiniteError, match=r"image 0 scores -?inf for target 0 behind mask \d"):
+        with pytest.raises(NonFiniteError, match=r"image 0 scores -?inf for target 0 behind channel \d"):
             CAM(seeded(Divides()), "ScoreCAM", "conv2")(images, 1)
 
 

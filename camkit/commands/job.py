@@ -158,15 +158,16 @@ def report(classifier: Classifier, explanations: Sequence[Explanation], defaults
 
 def report_layers(classifier: Classifier, explanations: Sequence[Explanation], defaults: Defaults) -> None:
     """Print what the maps were made of; where methods differ in it, which is whose."""
-    groups: dict[tuple[str, ...], list[Explanation]] = {}
+    groups: dict[tuple[bool, tuple[str, ...]], list[Explanation]] = {}
     for explanation in explanations:
-        groups.setdefault(explanation.layers, []).append(explanation)
-    for layers, group in groups.items():
+        is_of_layers = explanation.raw.keys() == set(explanation.layers)
+        groups.setdefault((is_of_layers, explanation.layers), []).append(explanation)
+    for (is_of_layers, layers), group in groups.items():
         whose = ", ".join(each.method for each in group) if len(group) < SEVERAL else f"{len(group)} methods"
         whose = f" of {whose}" if len(groups) > 1 else ""
         chosen = defaults.get(find_method(group[0].method).default_layers, ())
         whys = {choice.name: choice.why for choice in chosen}
-        if group[0].raw.keys() != set(layers):
+        if not is_of_layers:
             if layers:
                 blocks = layers[0] if len(layers) == 1 else f"{layers[0]} to {layers[-1]} ({len(layers)})"
                 print(f"attention blocks{whose}: {blocks}")

@@ -90,12 +90,13 @@ class MaskedScore(Protocol):
 
     size: tuple[int, ...]
 
-    def __call__(self, mask: Callable[[Tensor, Tensor], Tensor], items: Tensor) -> Tensor:
+    def __call__(self, mask: Callable[[Tensor, Tensor], Tensor], items: Tensor, samples: int = 1) -> Tensor:
         """Scores (T, B, N) of ``images[b] * mask(b, items[b, n])``.
 
         Args:
             mask: images (n,) and items (n,) to masks (n, *size), on the activations' device.
             items: (B, N) of integers.
+            samples: how many of them a channel has, one after the other.
         """
         ...
 

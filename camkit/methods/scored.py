@@ -165,7 +165,7 @@ def _mean_of(
     """Mean scores (T, B, N) over samples; the item of a channel's i-th sample is channel * num_samples + i."""
     samples = torch.arange(num_samples, device=channels.device)
     items = channels[:, :, None] * num_samples + samples
-    return torch.unflatten(score(masks, items.flatten(1)), 2, (-1, num_samples)).mean(3)
+    return torch.unflatten(score(masks, items.flatten(1), num_samples), 2, (-1, num_samples)).mean(3)
 
 
 def _softmax(activations: Activations, channels: Tensor, scores: Tensor) -> Tensor:
