@@ -106,7 +106,7 @@ def test_the_demos_picture_and_network(camkit: Any, tmp_path: Path, monkeypatch:
     assert code == 0, err
     assert "explained: 282 tiger cat" in out
     assert "concept 4: " in out
-    assert "target layer of GradCAM, EigenCAM, GuidedGradCAM, DFF: model.bn2 (" in out
+    assert "target layer: model.bn2 (the last norm layer that is spatial and live; BatchNormAct2d, grid 7x14)\n" in out
     assert "not applied: LeGrad: attention methods need attention" in out
     assert "wrote: gallery.png" in out
     page = read(tmp_path / "gallery.png").astype(int)

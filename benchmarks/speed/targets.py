@@ -106,8 +106,8 @@ TARGETS = (
         times="grad-cam",
     ),
     Target(
-        "ViT-B/16 `layers.11.ln1`, AblationCAM with 128 channels",
-        "vit-late-b1-AblationCAM-128-channels",
+        "ViT-B/16 `layers.11.ln1`, AblationCAM with 64 channels",
+        "vit-late-b1-AblationCAM-64-channels",
         ("AblationCAM",),
         1.0,
         times="grad-cam",
@@ -129,10 +129,10 @@ TARGETS = (
     ),
     *(
         Target(
-            f"… {task}, {channels} channels, 96 x 96, in that of its 16 at a time",
-            f"resnet50-{depth}-b1-{task}-96px",
+            f"… {task}, {channels} channels, 64 x 64, in the forward's of 32",
+            f"resnet50-{depth}-b1-{task}-64px",
             (task,),
-            2.0,
+            1.5,
             of_memory=True,
         )
         for task in ("ScoreCAM", "AblationCAM")

@@ -85,7 +85,7 @@ def add_methods(parser: argparse.ArgumentParser, *, default: str) -> None:
     )
     parser.add_argument(
         "--batch-size",
-        type=_batch_size,
+        type=count,
         metavar="N",
         help="how many changed images go through the network at a time, for methods that need many; default: what the "
         "memory allows",
@@ -141,6 +141,17 @@ def method_options(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def count(text: str) -> int:
+    """A flag's whole number of at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, got {text}")
+    return int(text)
+
+
 def check_once(flag: str, values: Sequence[object]) -> None:
     """Refuse a flag that names something twice.
 
@@ -177,12 +188,6 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
-
-
-def _batch_size(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, got {text}")
-    return int(text)
 
 
 def _token_count(text: str) -> int:

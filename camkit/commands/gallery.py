@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_target_layers(parser)
     arguments.add_methods(parser, default="all of them")
     parser.add_argument("--full", action="store_true", help=f"no fewer forwards than by default ({_fewer()})")
-    parser.add_argument("--columns", type=_columns, default=6, metavar="N", help="methods side by side; default: 6")
+    parser.add_argument(
+        "--columns", type=arguments.count, default=6, metavar="N", help="methods side by side; default: 6"
+    )
     parser.add_argument(
         "--save-path",
         type=Path,
@@ -220,9 +222,3 @@ def _fewer() -> str:
     return "; ".join(
         f"{name}: {', '.join(f'{each}={value}' for each, value in options.items())}" for name, options in FEWER.items()
     )
-
-
-def _columns(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, got {text}")
-    return int(text)
