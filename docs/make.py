@@ -24,6 +24,7 @@ from camkit.commands import gallery
 from camkit.commands.methods import markdown as method_table
 from camkit.render import Picture
 
+NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ROOT = Path(__file__).resolve().parent.parent
 WIDE, CANVAS = (48, 96), 31
 """A size of canvases, and one with both digits easy to read, on the left and on the right."""
@@ -90,7 +91,7 @@ def transformer() -> Picture:
     def prepare(_: str) -> Prepared:
         return prepared
 
-    classifier = Classifier(model, None, "sigmoid", "transformer", None, None, torch.device("cpu"), prepare)
+    classifier = Classifier(model, NUMERALS, "sigmoid", "transformer", None, None, torch.device("cpu"), prepare)
     methods, _ = gallery.chosen(None, {}, full=True)
     found, missing = gallery.explain(classifier, prepared, methods, categories=canvases.classes[CANVAS].tolist())
     return gallery.draw(classifier, prepared, methods, found, missing, columns=6)

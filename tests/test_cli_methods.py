@@ -141,7 +141,7 @@ def test_values_are_read_as_python_writes_them() -> None:
             "--method-options names one twice: seed=1 seed=2",
             ("--method-options", "seed=1", "--method-options", "seed=2"),
         ),
-        (2, "no method has the option 'num_samples'.*options of GradCAM: none", ("--method-options", "num_samples=2")),
+        (2, "no method has the option 'num_samples'.*options of them: none", ("--method-options", "num_samples=2")),
         (
             2,
             "no method has the option 'topk'; closest: top_k; options of ScoreCAM: top_k=None",

@@ -179,11 +179,12 @@ def configured(methods: Iterable[Method], options: Mapping[str, Any]) -> list[Me
     for name in options:
         if not any(name in method.options for method in given):
             known = "; ".join(
-                f"{method.name}: {', '.join(f'{each}={value!r}' for each, value in method.options.items()) or 'none'}"
+                f"{method.name}: {', '.join(f'{each}={value!r}' for each, value in method.options.items())}"
                 for method in given
+                if method.options
             )
             everything = {each for method in given for each in method.options}
-            raise UsageError(f"no method has the option {name!r}{closest(name, everything)}; options of {known}")
+            raise UsageError(f"no method has the option {name!r}{closest(name, everything)}; options of {known or 'them: none'}")
     return [
         method.configured(**{name: value for name, value in options.items() if name in method.options})
         for method in given
