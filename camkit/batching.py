@@ -10,7 +10,7 @@ import torch
 from camkit.errors import CamkitError, is_out_of_memory
 from camkit.forward import Setup
 
-CACHE_BYTES = 48 * 2**20
+CACHE_BYTES = 20 * 2**20
 """On a CPU the largest tensors of a chunk take no more memory than this: larger chunks aren't faster."""
 SHARE = 16
 """The largest tensors of a chunk take no more than this part of the memory that is free."""

@@ -87,8 +87,8 @@ TOKENS = ("grad-cam", "torchcam")
 
 SCORED = (
     # Everybody takes the same few channels where all of them would take minutes.
-    Cell("resnet50", "late", 1, "ScoreCAM", TOKENS, channels=128, chunk=32, rounds=(2, 6), seconds=70),
-    Cell("vit", "late", 1, "ScoreCAM", TOKENS, channels=32, chunk=16, rounds=(2, 6), seconds=50),
+    Cell("resnet50", "late", 1, "ScoreCAM", TOKENS, channels=128, chunk=8, rounds=(2, 6), seconds=70),
+    Cell("vit", "late", 1, "ScoreCAM", TOKENS, channels=32, chunk=8, rounds=(2, 6), seconds=50),
     # One call of the peer's takes two minutes.
     Cell("resnet50", "late", 1, "AblationCAM", ("grad-cam",), chunk=32, rounds=(1, 4), seconds=150),
     Cell("vit", "late", 1, "AblationCAM", ("grad-cam",), channels=64, chunk=32, rounds=(1, 4), seconds=30),
@@ -148,7 +148,7 @@ QUICK = (
     Cell("vit", "late", 1, "GradCAM", TOKENS, rounds=(2, 5), seconds=4),
     Cell("mobilenet", "late", 1, "GradCAM", rounds=(2, 5), seconds=2),
     Cell("convnext", "late", 1, "GradCAM", rounds=(2, 5), seconds=3),
-    Cell("resnet50", "late", 1, "ScoreCAM", TOKENS, channels=32, chunk=16, rounds=(1, 2), seconds=8),
+    Cell("resnet50", "late", 1, "ScoreCAM", TOKENS, channels=32, chunk=8, rounds=(1, 2), seconds=8),
     Cell("resnet50", "late", 1, "AblationCAM", ("grad-cam",), channels=64, chunk=32, rounds=(1, 2), seconds=5),
     Cell("resnet50", "late", 1, "SmoothGradCAM++", ("torchcam",), chunk=4, rounds=(2, 5), seconds=4),
     Cell("resnet50", "late", 1, "ShapleyCAM", ("grad-cam",), rounds=(2, 5), seconds=3),
