@@ -58,6 +58,9 @@ PLANS = {
 }
 
 
+Row = dict[str, Any]
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, print the targets, write JSON, Markdown and charts."""
     options = _options(words)
@@ -74,12 +77,11 @@ def main(words: Sequence[str] | None = None) -> None:
             has_cells = part in ("speed", "memory")
             earlier = comparable(folder / f"{part}.json", found["machine"]) if options.only and has_cells else []
             found |= measured(part, plan, options.device, options.only or [])
+            if has_cells:
+                found["rows"] = [row | {"commit": found["machine"]["commit"]} for row in found["rows"]]
             if earlier:
-                again = {row["cell"] for row in found["rows"]}
-                rows = [*(row for row in earlier if row["cell"] not in again), *found["rows"]]
                 order = [cell.name for cell in (plan.speed if part == "speed" else plan.memory)]
-                rows.sort(key=lambda row: order.index(row["cell"]))
-                found["rows"] = judged(rows, of_memory=part == "memory")
+                found["rows"] = judged(merged(earlier, found["rows"], order), of_memory=part == "memory")
             (folder / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n")
     results = load(folder)
     if not results:
@@ -95,22 +97,27 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def comparable(file: Path, machine_: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of an earlier run, which cells that are measured again replace.
+    """The rows of an earlier run, which cells that are measured again replace; each says at which commit it was.
 
     Raises:
-        SystemExit: it was of other code, versions or hardware.
+        SystemExit: it was on other hardware, or of other versions.
     """
     if not file.exists():
         return []
     found = json.loads(file.read_text())
     before, now = ({k: v for k, v in each.items() if k != "commit"} for each in (found["machine"], machine_))
-    commits = found["machine"]["commit"], machine_["commit"]
-    changes = subprocess.run(["git", "diff", "--quiet", *commits, "--", ":/camkit"], check=False, cwd=RESULTS)
-    if before != now or changes.returncode:
+    if before != now:
         raise SystemExit(
-            f"{file} was measured elsewhere or with other code: measure all of it, or choose another --out"
+            f"{file} was measured elsewhere or with other versions: measure all of it, or choose another --out"
         )
-    return list(found["rows"])
+    return [{"commit": found["machine"]["commit"]} | row for row in found["rows"]]
+
+
+def merged(earlier: Sequence[Row], again: Sequence[Row], order: Sequence[str]) -> list[Row]:
+    """Rows of two runs, by cell in ``order``: a cell has those of one run, of the second where that measured it."""
+    measured_again = {row["cell"] for row in again}
+    rows = [*(row for row in earlier if row["cell"] not in measured_again), *again]
+    return sorted(rows, key=lambda row: order.index(row["cell"]))
 
 
 def _options(words: Sequence[str] | None) -> argparse.Namespace:

@@ -306,7 +306,8 @@ def test_the_command_writes_json_markdown_and_charts(
     written = json.loads((tmp_path / "speed.json").read_text())
     assert {"commit", "threads", "device", "versions", "model", "changed"} <= written["machine"].keys()
     assert {"grad-cam", "torchcam", "captum", "torch"} <= written["machine"]["versions"].keys()
-    assert written["rows"] == json.loads(json.dumps(rows))
+    commit = written["machine"]["commit"]
+    assert written["rows"] == [row | {"commit": commit} for row in json.loads(json.dumps(rows))]
     assert "not measured" in capsys.readouterr().out
 
 
@@ -321,8 +322,15 @@ def test_cells_measured_again_replace_their_rows(
     written = json.loads((tmp_path / "speed.json").read_text())
     assert [row["cell"] for row in written["rows"]] == [row["cell"] for row in rows]
     assert {row["cell"] for row in written["rows"] if row.get("seconds") == 7.0} == {"tiny-early-b2-GradCAM"}
+    # Of other code: every row says of which.
+    before = [row | {"commit": "0" * 40} for row in written["rows"]]
+    (tmp_path / "speed.json").write_text(json.dumps(written | {"rows": before}))
+    main(["speed", "--smoke", "--only", "early", "--out", str(tmp_path)])
+    mixed = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert {row["cell"] for row in mixed if row["commit"] != "0" * 40} == {"tiny-early-b2-GradCAM"}
+    assert f"commit `{'0' * 12}`, of tiny-early-b2-GradCAM `" in (tmp_path / "speed.md").read_text()
     (tmp_path / "speed.json").write_text(json.dumps(written | {"machine": written["machine"] | {"threads": 99}}))
-    with pytest.raises(SystemExit, match="was measured elsewhere or with other code"):
+    with pytest.raises(SystemExit, match="was measured elsewhere or with other versions"):
         main(["speed", "--smoke", "--only", "early", "--out", str(tmp_path)])
 
 

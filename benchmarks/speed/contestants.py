@@ -291,7 +291,7 @@ def ask_grad_cam(question: Question, of: Subject) -> Answer:
     ]
     for cam in cams:
         cam.activations_and_grads.release()  # its hooks stay in as long as it lives, in everybody else's way
-        if question.chunk:
+        if question.chunk and question.method != "ScoreCAM":  # there everybody takes as many as by default
             cam.batch_size = question.chunk
         if question.method == "AblationCAM" and of.layout:
             cam.ablation_layer = pytorch_grad_cam.ablation_layer.AblationLayerVit()
@@ -357,7 +357,6 @@ def ask_torchcam(question: Question, of: Subject) -> Answer:
     build = partial(
         getattr(torchcam.methods, names[question.method]),
         reshape_transform=first_channels(question.channels, of.layout),
-        **({"batch_size": question.chunk} if is_scored and question.chunk else {}),
     )
     current: list[Any] = []
 

@@ -21,7 +21,10 @@ Whoever perturbs channels, or images, does so as often as the others, and with a
 image and one for every channel; of SmoothGradCAM++ one of the image, and of every noisy one the least that gives a
 gradient (a forward, and the backward behind the layer). Times are in these; those of AblationCAM, which needs no whole
 forwards, are in plain ones."""
-CHUNKS = "Methods that perturb: the plain forward is that of as many images as go through the network at a time."
+CHUNKS = (
+    "Methods that perturb: the plain forward is that of as many images as go through the network at a time. "
+    "In ScoreCAM every package has as many as by default: camkit those in the table, grad-cam 16, torchcam 32."
+)
 
 
 def readme(results: Results) -> str:
@@ -87,11 +90,24 @@ def _where(results: Results) -> str:
         versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
         changed = " with changes" if machine.get("changed") else ""
         line = (
-            f"{machine.get('model', machine['processor'])}, {machine['device']}, {machine['threads']} threads, commit "
-            f"`{machine['commit'][:12]}`{changed}; {versions}."
+            f"{machine.get('model', machine['processor'])}, {machine['device']}, {machine['threads']} threads, "
+            f"{_commits(found)}{changed}; {versions}."
         )
         lines.setdefault(line, []).append(part)
     return "\n\n".join(f"{', '.join(parts)}: {line}" for line, parts in lines.items())
+
+
+def _commits(found: dict[str, Any]) -> str:
+    """Which code was measured; where cells were measured again with other code, which of them."""
+    cells: dict[str, list[str]] = {}
+    for row in found.get("rows", []):
+        if "cell" in row and row["cell"] not in cells.setdefault(row.get("commit", found["machine"]["commit"]), []):
+            cells[row.get("commit", found["machine"]["commit"])].append(row["cell"])
+    if len(cells) < 2:
+        return f"commit `{next(iter(cells), found['machine']['commit'])[:12]}`"
+    most, *others = sorted(cells, key=lambda commit: -len(cells[commit]))
+    told = [f"of {', '.join(cells[commit])} `{commit[:12]}`" for commit in others]
+    return f"commit `{most[:12]}`, {', '.join(told)}"
 
 
 def _pivot(rows: Sequence[Row], show: Any) -> str:

@@ -39,7 +39,7 @@ Fusion = Annotated[str, one_of("mean", "max", "min")]
     paper="Bousselham et al. 2024, sec. 3",
     weighting="mean over heads, queries and blocks of relu(G), G by each block's own score",
     request=own_scores,
-    cost="1 + L tails, L backwards",
+    cost="2 + L tails, L backwards",
 )
 def legrad(attended: Attended) -> SignedMaps:
     """How much a block's own score would grow with attention to each place, the mean over blocks."""
