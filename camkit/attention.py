@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -44,9 +45,12 @@ def blocks_of(
     """
     size = tuple(images.shape[1:])
     known = _BLOCKS.of(model)
+    modules = dict(model.named_modules())
+    if not all(name in modules and modules[name] is module() for name, module in known.get(size, _NONE).items()):
+        del known[size]  # the network was changed
     if size not in known:
-        known[size] = _find(model, images, setup)
-    names = known[size]
+        known[size] = {name: weakref.ref(modules[name]) for name in _find(model, images, setup)}
+    names = list(known[size])
     if inside is not None:
         chosen = [name for name in names if any(name == each or name.startswith(f"{each}.") for each in inside)]
         if not chosen and not or_all:
@@ -55,10 +59,12 @@ def blocks_of(
                 f"or name some: {', '.join(map(repr, names))}; {LIST_LAYERS}"
             )
         names = chosen or names
-    return {name: model.get_submodule(name) for name in names}
+    return {name: modules[name] for name in names}
 
 
-_BLOCKS: PerModel[dict[tuple[int, ...], list[str]]] = PerModel(dict)
+_Blocks = dict[str, weakref.ref[nn.Module]]
+_BLOCKS: PerModel[dict[tuple[int, ...], _Blocks]] = PerModel(dict)
+_NONE: _Blocks = {}
 
 
 def _find(model: nn.Module, images: Images, setup: Setup) -> list[str]:
@@ -154,7 +160,7 @@ class Attending:
         That is the last block of all, whichever are asked for.
         """
         seen = self._evidence.seen
-        end = _BLOCKS.of(seen.model)[tuple(seen.images.shape[1:])][-1]
+        end = list(_BLOCKS.of(seen.model)[tuple(seen.images.shape[1:])])[-1]
         tail = Tail(
             seen.model,
             end,

@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
 
 from camkit.attention import blocks_of
-from camkit.errors import CamkitError, EmptyMapWarning, LayerError, OutputWarning, UsageError
+from camkit.errors import CamkitError, EmptyMapWarning, LayerError, OutputWarning, UsageError, closest
 from camkit.evidence import Maps, maps_of
 from camkit.forward import Progress, Setup, as_input
 from camkit.layers import LIST_LAYERS, Layer, is_norm, resolve, split_branch, unwrap
@@ -119,11 +120,17 @@ class CAM:
         **options: Any,
     ) -> None:
         self.model = unwrap(model)
-        self.method = find_method(method).configured(**options)
+        self.method = find_method(method)
+        for name in options:
+            if name not in self.method.options and (near := closest(name, _ARGUMENTS)):
+                raise UsageError(f"CAM has no argument, and {self.method.name} no option, {name!r}{near}")
+        self.method = self.method.configured(**options)
         if num_extra_tokens is not None and (not isinstance(num_extra_tokens, int) or num_extra_tokens < 0):
             raise UsageError(f"num_extra_tokens counts tokens, got {num_extra_tokens!r}")
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1 or batch_size is True):
             raise UsageError(f"batch_size counts images, got {batch_size!r}")
+        if progress is not None and not callable(progress):
+            raise UsageError(f"progress is called with how many of how many are through, got {progress!r}")
         kwargs = dict(forward_kwargs or {})
         self.setup = Setup(num_extra_tokens, reshape_transform, output, kwargs, batch_size, progress)
         self.smoothing: tuple[str, ...] = ()
@@ -134,7 +141,8 @@ class CAM:
     def __call__(self, images: Images, targets: Targets = None) -> Tensor:
         """Finished maps of ``images``.
 
-        On an accelerator nothing here waits for the device, and looking would be waiting: NaN stays NaN, empty maps
+        On an accelerator nothing here waits for the device (but methods that change activations, read the head,
+        attend or factorise do), and looking would be waiting: NaN stays NaN, empty maps
         aren't warned of, and a default layer isn't chosen anew where these targets don't depend on it.
         :meth:`explain` looks on every device.
 
@@ -367,6 +375,9 @@ class CAM:
         except CamkitError:  # the error that is being reported says more
             live = []
         return f"; live norm layers: {', '.join(map(repr, live[-3:]))}; {LIST_LAYERS}" if live else f"; {LIST_LAYERS}"
+
+
+_ARGUMENTS = [name for name in signature(CAM.__init__).parameters if name not in ("self", "options")]
 
 
 def _takes_layers(method: Method) -> bool:

@@ -145,6 +145,12 @@ def watching(
             handles.pop().remove()
 
 
+def rectify_gradient(tensor: Tensor) -> None:
+    """Let only what is positive of the gradient of ``tensor`` go on, for as long as its graph lives."""
+    if tensor.requires_grad:
+        tensor.register_hook(lambda gradient: gradient.relu())  # type: ignore[no-untyped-call]
+
+
 def is_float(leaf: Any) -> bool:
     """Whether ``leaf`` is a real floating-point tensor, which activations are."""
     return is_strided(leaf) and leaf.is_floating_point()

@@ -183,10 +183,10 @@ def forward(
         ForwardError: the model fails on the images.
     """
     habits = _KNOWN.of(model).habits
-    key = (roots, recording, *((name, id(module)) for name, module in layers.items()))
     with borrowed(model):
         given = as_input(model, images).detach()
         given = given.clone() if given.is_inference() else given  # which can't be saved for backward
+        key = (roots, recording, tuple(given.shape[1:]), *((name, id(module)) for name, module in layers.items()))
         habit, ran = habits.get(key), None
         shown = given.clone()  # some networks normalise their input in place
         if habit and habit.leaves_alone and not copies:

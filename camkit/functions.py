@@ -14,6 +14,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from camkit.capture import rectify_gradient
+
 _SOFTMAX = (functional.softmax, torch.softmax, Tensor.softmax)
 
 
@@ -149,7 +151,7 @@ class AffineListener(Listener):
             bias = args[number] if len(args) > number else kwargs.get("bias")
             if function is functional.batch_norm:
                 bias = _batch_norm_bias(*args, **kwargs)
-            if bias is not None:
+            if bias is not None and bias.ndim == 1:  # one per channel
                 # The edge stays where it is when somebody writes to the tensor.
                 edge = get_gradient_edge(made)
                 self._hand_on(Affine(bias.detach(), edge, tuple(made.shape), axis % made.ndim))
@@ -184,6 +186,7 @@ _AFFINE: dict[Any, tuple[int, int]] = {
     functional.linear: (2, -1),
     functional.batch_norm: (4, 1),
     functional.group_norm: (3, 1),
+    functional.instance_norm: (4, 1),
     functional.layer_norm: (3, -1),
 }
 
@@ -204,27 +207,9 @@ class GuidedListener(Listener):
         lowest = kwargs.get("min_val", args[1] if len(args) > 1 else -1)
         if function in _RECTIFIERS or (function in _CLIPS and lowest == 0):
             self.count += 1
-            return _Guided.apply(made)  # type: ignore[no-untyped-call]
+            rectify_gradient(made)  # of what the function wrote to in place, too
         return made
 
 
 _RECTIFIERS = (functional.relu, torch.relu, Tensor.relu, torch.relu_, Tensor.relu_, functional.relu6)
 _CLIPS = (functional.hardtanh, functional.hardtanh_)
-
-
-class _Guided(torch.autograd.Function):
-    """The identity, of whose gradient only what is positive goes on."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(tensor: Tensor) -> Tensor:
-        return tensor.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0].relu()

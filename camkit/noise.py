@@ -60,7 +60,8 @@ def _gradients(evidence: Pass, images: Tensor, noise: Tensor) -> dict[str, Gradi
     chosen = evidence.chosen
     targets = chosen.repeat(count, 1) if isinstance(chosen, Tensor) else [list(row) for row in chosen] * count
     layers = {name: seen.layers[name] for name in evidence.layer_names}
-    with seen.autocast(), run(seen.model, layers, shown, targets, seen.setup) as noisy:
+    setup = replace(seen.setup, output=evidence.output)
+    with seen.autocast(), run(seen.model, layers, shown, targets, setup) as noisy:
         parts = list(noisy.gradients())
     return {
         name: torch.unflatten(torch.cat([part[name] for part in parts]), 1, (count, len(images)))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from camkit.capture import is_float
@@ -15,7 +17,7 @@ from camkit.errors import LayerError, UsageError, is_out_of_memory
 from camkit.forward import Seen, Setup, forward
 from camkit.layout import Layout
 from camkit.methods.requests import Objective
-from camkit.outputs import answer
+from camkit.outputs import Output, answer
 from camkit.recording import LAYERS_ALONE, Recording
 from camkit.shapes import Activations, Gradients, Images, Scores
 from camkit.targets import Rows, Targets, rows, score
@@ -38,12 +40,10 @@ class Pass:
         logits: (B, K), detached; (B, 0) where the model returns no tensor.
         chosen: class indices (B, T), or the rows of targets as given where a score function is among them.
         scores: (B, T), detached.
-        whole: whether images can be shown only all together.
     """
 
     def __init__(self, seen: Seen, layouts: Mapping[str, Mapping[str, Layout]], wanted: Rows | None) -> None:
         self.seen = seen
-        self.whole = seen.setup.needs_whole_batch
         self.answer = answer(seen.output, len(seen.images), seen.setup.output)
         self.chosen, self._scores = score(self.answer.rows, wanted)
         self.scores = self._scores.detach()
@@ -56,6 +56,16 @@ class Pass:
             for layer, branches in layouts.items()
             for name, layout in branches.items()
         }
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether changed images can be shown only all together; what shows them may find out and set it."""
+        return self.seen.setup.needs_whole_batch or _mixes_images(self.seen.model)
+
+    @property
+    def output(self) -> Output:
+        """Which part of the model's output is explained; the same one for other numbers of images."""
+        return self.seen.setup.output if self.seen.setup.output is not None else self.answer.name or None
 
     @property
     def count(self) -> int:
@@ -134,7 +144,7 @@ class Pass:
 
     def rows_of(self, images: Images) -> Any:
         """What the network returns for other images: a row for each."""
-        return answer(self.seen.call(images), len(images), self.seen.setup.output).rows
+        return answer(self.seen.call(images), len(images), self.output).rows
 
     def scores_of(self, images: Images, image: int | None) -> Scores:
         """What images (n, ...) score, (n, T): all made of one of those explained, or one of each where it is None."""
@@ -170,8 +180,8 @@ class Pass:
         rows = self.answer.rows
         if not isinstance(self.chosen, Tensor) or not isinstance(rows, Tensor) or rows.ndim != 2:
             raise UsageError(
-                f"{type(objective).__name__} compares the scores of classes: targets must be class indices of a model "
-                "that returns logits (batch, classes)"
+                f"{objective.name} compares the scores of classes: targets must be class indices of a model that "
+                f"returns logits (batch, classes); {objective.instead} takes any"
             )
         return objective(rows, self.chosen)
 
@@ -199,6 +209,11 @@ class Pass:
             for layer, branches in self._branches.items()
             for name, layout in branches.items()
         }
+
+
+def _mixes_images(model: nn.Module) -> bool:
+    """Whether what the network makes of an image depends on the others, as it normalises by the batch's statistics."""
+    return any(isinstance(each, _BatchNorm) and each.running_mean is None for each in model.modules())
 
 
 def full(tensor: Tensor) -> Tensor:

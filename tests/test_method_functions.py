@@ -114,7 +114,7 @@ def test_scorecam(spatial: tuple[int, ...], size: tuple[int, ...], top_k: int | 
 def noise_of(samples: int, size: tuple[int, ...], std: float, seed: int) -> Array:
     """One field per sample, which all channels and images share."""
     generator = torch.Generator().manual_seed(seed)
-    return (std * torch.randn(samples, *size, dtype=torch.float64, generator=generator)).numpy()
+    return (std * torch.randn(samples, *size, generator=generator).double()).numpy()
 
 
 @each_space

@@ -86,7 +86,7 @@ def test_score_cam_of_torchcam_scales_before_it_resizes() -> None:
 def ss_noise(samples: int, std: float, seed: int) -> Tensor:
     """What camkit's SS-CAM adds to masks of 8 x 7."""
     generator = torch.Generator().manual_seed(seed)
-    return std * torch.randn(samples, 8, 7, dtype=torch.float64, generator=generator)
+    return std * torch.randn(samples, 8, 7, generator=generator).double()
 
 
 @pytest.mark.parametrize(("samples", "std", "seed"), [(3, 2.0, 0), (5, 0.5, 4)])
@@ -182,7 +182,7 @@ class Samples:
 
 def noise(samples: int, height: int, width: int, std: float = 0.5) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    return std * torch.randn(samples, 3, height, width, dtype=torch.float64, generator=generator)
+    return std * torch.randn(samples, 3, height, width, generator=generator).double()
 
 
 def test_smooth_plus_plus_of_torchcam(monkeypatch: pytest.MonkeyPatch) -> None:

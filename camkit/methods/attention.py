@@ -39,7 +39,7 @@ Fusion = Annotated[str, one_of("mean", "max", "min")]
     paper="Bousselham et al. 2024, sec. 3",
     weighting="mean over heads, queries and blocks of relu(G), G by each block's own score",
     request=own_scores,
-    cost="2 + L tails, L backwards",
+    cost="2 + L tails, L + 1 backwards",
 )
 def legrad(attended: Attended) -> SignedMaps:
     """How much a block's own score would grow with attention to each place, the mean over blocks."""
@@ -73,7 +73,7 @@ def attention_rollout(attended: Attended, *, head_fusion: Fusion = "mean") -> Si
     paper="Chefer et al. 2021, eq. 5-6",
     weighting="sum over paths through the blocks of relu(G attention), the mean over heads",
     request=score,
-    cost="1 + 1 backward",
+    cost="1 + 2 backwards",
 )
 def gradient_rollout(attended: Attended) -> SignedMaps:
     """How relevant each place is for the tokens that the score reads, by way of attention that raises the score."""

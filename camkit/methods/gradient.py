@@ -119,7 +119,7 @@ def segeigencam(activations: Activations, gradients: Gradients) -> Weights:
     weighting="the class's weights in the linear head, per channel",
     reduction=channel_sum,
     request=LinearGradients,
-    cost="2 + 1 backward",
+    cost="2 + 3 tails, 1 backward",
     identifier="ClassActivationMapping",
 )
 def cam(activations: Activations, gradients: Gradients) -> Weights:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
@@ -17,6 +17,9 @@ from camkit.shapes import Categories, Scores
 @dataclass(frozen=True)
 class Finer:
     """How much more a class scores than those most like it, see :func:`finer`."""
+
+    name: ClassVar[str] = "FinerCAM"
+    instead: ClassVar[str] = "GradCAM"
 
     gamma: float
     comparison: tuple[int, ...]
@@ -62,6 +65,9 @@ def finer(
 @dataclass(frozen=True)
 class ReST:
     """A class's logit plus the logarithm of its probability (Cai 2025): how it compares with all others counts too."""
+
+    name: ClassVar[str] = "ShapleyCAM"
+    instead: ClassVar[str] = "utility='score'"
 
     def __call__(self, logits: Tensor, categories: Categories) -> Scores:
         """Logits (B, K) and class indices (B, T) to scores (B, T)."""

@@ -53,7 +53,6 @@ Seed = Annotated[
     int, Kind("a whole number from 0 to 2^63 - 1", lambda value: _is_integer(value) and 0 <= value < 2**63)
 ]
 Number = Annotated[float, Kind("a finite number", _is_number)]
-Positive = Annotated[float, Kind("a number above 0", lambda value: _is_number(value) and value > 0)]
 NotNegative = Annotated[float, Kind("a number from 0 on", lambda value: _is_number(value) and value >= 0)]
 OptionalPositive = Annotated[
     float | None,

@@ -60,7 +60,7 @@ class Method:
     identifier: str
     keeps_reduction: bool = False
     fusion: str = "mean"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @cached_property
     def request(self) -> Request:
@@ -184,7 +184,9 @@ def configured(methods: Iterable[Method], options: Mapping[str, Any]) -> list[Me
                 if method.options
             )
             everything = {each for method in given for each in method.options}
-            raise UsageError(f"no method has the option {name!r}{closest(name, everything)}; options of {known or 'them: none'}")
+            raise UsageError(
+                f"no method has the option {name!r}{closest(name, everything)}; options of {known or 'them: none'}"
+            )
     return [
         method.configured(**{name: value for name, value in options.items() if name in method.options})
         for method in given

@@ -10,8 +10,19 @@ from torch import Tensor
 
 from camkit.shapes import Categories, Scores, SignedMaps
 
-Objective = Callable[[Tensor, Categories], Scores]
-"""Logits (B, K), part of a graph, and class indices (B, T) to the scores (B, T) that are explained in their place."""
+
+@runtime_checkable
+class Objective(Protocol):
+    """What is explained in place of the scores."""
+
+    name: ClassVar[str]
+    """Of the method that has it."""
+    instead: ClassVar[str]
+    """What explains other targets than class indices."""
+
+    def __call__(self, logits: Tensor, categories: Categories) -> Scores:
+        """Logits (B, K), part of a graph, and class indices (B, T) to scores (B, T)."""
+        ...
 
 
 @dataclass(frozen=True)
