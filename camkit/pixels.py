@@ -47,7 +47,8 @@ def bias_terms(evidence: Pass) -> Iterator[list[Tensor]]:
     """For one target after the other, what the input and every bias contribute: (1, B, C, *S) each.
 
     The input times its gradient comes first, then every bias times its gradient, in the order of execution. Biases of
-    layers without places on the image (behind the pooling, in windows) are left out, as in the paper.
+    layers without places on the image (behind the pooling, as in the paper, in windows, inside torch's
+    MultiheadAttention) are left out.
 
     Raises:
         LayerError: the score doesn't depend on the images.

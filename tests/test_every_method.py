@@ -142,9 +142,8 @@ class TestEveryMethod:
             return row[2]
 
         if method in ("FinerCAM", "ShapleyCAM"):
-            objective = {"FinerCAM": "Finer", "ShapleyCAM": "ReST"}[method]
             message = refusal(cam, UsageError, IMAGES, third)
-            assert message.startswith(f"{objective} compares the scores of classes: targets must be class indices")
+            assert message.startswith(f"{method} compares the scores of classes: targets must be class indices")
         else:
             assert_close(cam(IMAGES, third), cam(IMAGES, 2), rtol=1e-5, atol=1e-6)
 

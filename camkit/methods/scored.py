@@ -69,8 +69,7 @@ def sscam(
     """
     channels = most_varied(activations, top_k)
     generator = torch.Generator().manual_seed(seed)
-    noise = std * torch.randn(num_samples, *score.size, generator=generator)
-    noise = noise.to(activations)
+    noise = std * torch.randn(num_samples, *score.size, generator=generator).to(activations)
     plain = _masks(activations, score.size)
 
     def masks(images: Tensor, items: Tensor) -> Tensor:
