@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 
 from camkit.attention import Attending
+from camkit.errors import UsageError
 from camkit.linearity import require_linear
 from camkit.methods.requests import (
     AblatedScores,
@@ -39,23 +41,30 @@ class Answers:
     Args:
         evidence: the pass, recorded as the requests ask.
         blocks: of a transformer, where attention is asked for.
-        keep: whether the graph is needed again.
         check: look for scores that aren't finite, which waits for the device.
     """
 
-    def __init__(self, evidence: Pass, blocks: Mapping[str, nn.Module], *, keep: bool, check: bool) -> None:
+    def __init__(self, evidence: Pass, blocks: Mapping[str, nn.Module], *, check: bool) -> None:
         self._evidence = evidence
         self._blocks = blocks
-        self._keep = keep
+        self._keep = False
         self._check = check
 
-    def to(self, request: Request) -> Iterator[Answer]:
-        """What the methods get, for some targets after the other."""
+    def to(self, request: Request, *, keep: bool) -> Iterator[Answer]:
+        """What the methods get, for some targets after the other; ``keep`` the graph if it is needed again."""
+        self._keep = keep
         yield from _ANSWERS[type(request)](self, request)
 
     def activations(self, request: OnlyActivations) -> Iterator[Answer]:
         """Nothing more."""
         yield {name: (layer,) for name, layer in self._evidence.activations.items()}
+
+    def concepts(self, request: Concepts) -> Iterator[Answer]:
+        """Nothing more either, of a single layer."""
+        names = list(self._evidence.activations)
+        if len(names) > 1:
+            raise UsageError(f"DFF finds concepts in one layer, and got several: {', '.join(map(repr, names))}")
+        yield from self.activations(OnlyActivations())
 
     def gradients(self, request: Gradients) -> Iterator[Answer]:
         """Gradients of the targets' scores."""
@@ -96,14 +105,14 @@ class Answers:
 
     def guided(self, request: GuidedGradients) -> Iterator[Answer]:
         """Guided gradients of the images."""
-        yield {"input": (self._images(), guided_gradients(self._evidence))}
+        yield {"input": (self._images(), self._guided)}
 
     def guided_layer(self, request: GuidedLayer) -> Iterator[Answer]:
         """Those, and gradients of the layers."""
-        guided, first = guided_gradients(self._evidence), 0
+        first = 0
         for gradients in self._evidence.gradients(keep=self._keep):
             count = len(next(iter(gradients.values())))
-            part = guided[first : first + count]
+            part = self._guided[first : first + count]
             first += count
             yield {
                 name: (layer, gradients[name], self._images(), part)
@@ -114,6 +123,11 @@ class Answers:
         """What biases and the input contribute."""
         for terms in bias_terms(self._evidence):
             yield {"input": (terms, tuple(self._evidence.seen.images.shape[2:]))}
+
+    @cached_property
+    def _guided(self) -> Tensor:
+        """Of the images; they take a forward and a backward of their own."""
+        return guided_gradients(self._evidence)
 
     def _images(self) -> Tensor:
         return self._evidence.seen.images.detach()
@@ -131,5 +145,5 @@ _ANSWERS: dict[type[Request], Callable[[Answers, Any], Iterator[Answer]]] = {
     GuidedGradients: Answers.guided,
     GuidedLayer: Answers.guided_layer,
     BiasGradients: Answers.biases,
-    Concepts: Answers.activations,
+    Concepts: Answers.concepts,
 }

@@ -14,11 +14,11 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from camkit.errors import LayerError
 from camkit.forward import Setup, forward
 from camkit.layers import LIST_LAYERS
-from camkit.layout import Layout
+from camkit.layout import Layout, full
 from camkit.memory import PerModel
 from camkit.methods.requests import Attended, Attention
 from camkit.recording import Recording
-from camkit.run import Pass, full
+from camkit.run import Pass
 from camkit.shapes import Images, SignedMaps
 from camkit.tail import Tail
 

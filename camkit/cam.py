@@ -280,11 +280,9 @@ class CAM:
             )
         if self._layers is None:
             return
-        blind = [method.name for method in methods if not _takes_layers(method)]
+        blind = [method.name for method in methods if not method.takes_layers]
         if blind and len(blind) == len(methods):
             raise UsageError(f"{', '.join(blind)} looks at the whole network: leave target layers out")
-        if len(self._layers) > 1 and any(isinstance(method.request, Concepts) for method in methods):
-            raise UsageError(f"DFF finds concepts in one layer, and got several: {', '.join(map(repr, self._layers))}")
         if len(self._layers) == 1 and any(method.fusion == "product" for method in methods):
             raise UsageError(
                 "RefineCAM multiplies the maps of several layers: name two or more, or leave target layers out for the "
@@ -338,7 +336,7 @@ class CAM:
         flat = [each.flatten(0, 1) for each in maps.raw.values()]
         shape = next(iter(maps.raw.values())).shape[:2]
         layers: Sequence[str] = ()
-        if _takes_layers(maps.method):
+        if maps.method.takes_layers:
             layers = list(maps.raw) if maps.method.request.of_layers else list(blocks)
         return Explanation(
             maps=finish(flat, size, maps.method.fusion).reshape(*shape, *size),
@@ -378,7 +376,3 @@ class CAM:
 
 
 _ARGUMENTS = [name for name in signature(CAM.__init__).parameters if name not in ("self", "options")]
-
-
-def _takes_layers(method: Method) -> bool:
-    return method.request.of_layers or isinstance(method.request, Attention)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from camkit.errors import UsageError
-from camkit.layout import Layout
 from camkit.run import Pass
 from camkit.scoring import Tails
 
 
-def name_concepts(evidence: Pass, concepts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def name_concepts(evidence: Pass, name: str, concepts: Tensor) -> tuple[Tensor, Tensor]:
     """Each concept's class, and its score: what the network makes of an image whose layer shows it everywhere.
 
     Args:
         evidence: of the images.
-        concepts: layer to (K, C); of several layers the mean score decides.
+        name: of the layer.
+        concepts: (K, C).
 
     Returns:
         Class indices (B, K) and scores (B, K).
@@ -29,32 +26,12 @@ def name_concepts(evidence: Pass, concepts: Mapping[str, Tensor]) -> tuple[Tenso
     """
     if evidence.logits.ndim != 2 or not evidence.logits.shape[1]:
         raise UsageError("concepts are named by class, which takes a model that returns logits (batch, classes)")
-    totals = [_logits(evidence, name, vectors) for name, vectors in concepts.items()]
-    mean = torch.stack(totals).mean(0)
-    targets = mean.argmax(2)
-    return targets, mean.gather(2, targets[:, :, None]).squeeze(2)
-
-
-def _logits(evidence: Pass, name: str, vectors: Tensor) -> Tensor:
-    """Logits (B, K, classes)."""
-    tails, layout = Tails(evidence, name), evidence.layouts[name]
-    made = []
+    tails, batch = Tails(evidence, name), len(evidence.scores)
+    values = concepts.view(*concepts.shape, *[1] * (evidence.activations[name].ndim - 2))
     with torch.no_grad():
         if evidence.whole:
-            for vector in vectors:
-                tail = tails.of(None)
-                made.append(
-                    tail(_filled(tail.repeated(len(evidence.scores)), layout, vector[None]), len(evidence.scores))
-                )
-            return torch.stack(made, 1)
-        for image in range(len(evidence.scores)):
-            tail = tails.of(image)
-            made.append(tail(_filled(tail.repeated(len(vectors)), layout, vectors), len(vectors)))
-    return torch.stack(made)
-
-
-def _filled(outputs: Any, layout: Layout, vectors: Tensor) -> Any:
-    """A layer's outputs with vectors (n, C) at every place; other tokens stay."""
-    places = layout.transform(outputs)  # a view, so that it can be written to
-    places.copy_(vectors.view(*vectors.shape, *[1] * (places.ndim - 2)).expand_as(places))
-    return outputs
+            logits = torch.stack([tails.filled(None, value[None], batch) for value in values], 1)
+        else:
+            logits = torch.stack([tails.filled(image, values, len(values)) for image in range(batch)])
+    targets = logits.argmax(2)
+    return targets, logits.gather(2, targets[:, :, None]).squeeze(2)

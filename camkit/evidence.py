@@ -66,6 +66,7 @@ def maps_of(
         UsageError: a method can't be applied to the network or the targets.
         NonFiniteError: NaN or infinity in a map or in scores, when looking.
     """
+    answers = Answers(evidence, blocks or {}, check=check)
     made = [_Making(method, evidence, reduction, check=check) for method in methods]
     asked = list(dict.fromkeys(method.request for method in methods))
     # Those that need the graph come first, and of these the one whose last backward can free it last.
@@ -73,8 +74,7 @@ def maps_of(
     for number, request in enumerate(asked):
         askers = [each for each in made if each.method.request == request]
         keep = any(later.backward for later in asked[number + 1 :])
-        answers = Answers(evidence, blocks or {}, keep=keep, check=check)
-        for answer in answers.to(request):
+        for answer in answers.to(request, keep=keep):
             for each in askers:
                 each.add(answer)
     return [each.maps() for each in made]
@@ -120,7 +120,8 @@ class _Making:
             layers = [torch.cat(parts).transpose(0, 1) for parts in self._pixels.values()]
             made = replace(made, pixels=torch.stack(layers).mean(0))
         if self._concepts:
-            targets, scores = name_concepts(self._evidence, self._concepts)
+            ((name, concepts),) = self._concepts.items()
+            targets, scores = name_concepts(self._evidence, name, concepts)
             made = replace(made, targets=targets, scores=scores)
         return made
 

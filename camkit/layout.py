@@ -22,6 +22,11 @@ from camkit.trial import Trial
 ReshapeTransform = Callable[[Any], Tensor]
 
 
+def full(tensor: Tensor) -> Tensor:
+    """In the precision in which the CAM maths runs."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 @dataclass(frozen=True)
 class Layout:
     """How one layer's output becomes (batch, channels, *spatial); the same for its activations and their gradient.
@@ -49,8 +54,7 @@ class Layout:
 
     def __call__(self, output: Any) -> Tensor:
         """Lay ``output`` out; half precision becomes float32, in which the CAM maths runs."""
-        tensor = self.transform(output)
-        return tensor if tensor.dtype == torch.float64 else tensor.float()
+        return full(self.transform(output))
 
 
 def plan(

@@ -41,7 +41,7 @@ def require_linear(evidence: Pass, gradients: Mapping[str, Gradients]) -> None:
 
 
 def _is_linear(evidence: Pass, name: str, gradients: Gradients) -> bool:
-    tails, layout = Tails(evidence, name), evidence.layouts[name]
+    tails = Tails(evidence, name)
     tail = tails.first
     image = None if evidence.whole else 0
     scores = []
@@ -51,10 +51,8 @@ def _is_linear(evidence: Pass, name: str, gradients: Gradients) -> bool:
     noise = activations.mean() + activations.std() * drawn
     with torch.no_grad():
         for values in (torch.zeros_like(noise), noise):
-            outputs = tail.repeated(1 if image == 0 else len(evidence.scores))
-            places = layout.transform(outputs)
-            places.copy_(values.to(places.dtype).expand_as(places))
-            scores.append(evidence.scores_in(tail(outputs, len(places)), image)[0].double())
+            rows = tails.filled(image, values, 1 if image == 0 else len(evidence.scores))
+            scores.append(evidence.scores_in(rows, image)[0].double())
     products = (gradients[:, 0].double() * noise.double()).flatten(1)
     found, expected = (scores[1] - scores[0])[: len(products)], products.sum(1)
     size = torch.maximum(found.abs(), expected.abs()) + products.norm(dim=1)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from camkit.errors import LayerError, TokenGridError, UsageError
 from camkit.functions import Affine, GuidedListener
-from camkit.run import Pass, backward, full
+from camkit.layout import full
+from camkit.run import Pass, backward
 from camkit.shapes import Activations, Gradients
 from camkit.tokens import misfit, token_grids
 

@@ -86,11 +86,8 @@ class Pass:
         Raises:
             LayerError: a score doesn't depend on a layer.
         """
-        kept = self._leaves()
+        kept, scores = self._connected(objective)
         leaves = [leaf for layer in kept.values() for leaf in layer]
-        scores = self._scores_by(objective)
-        if not scores.requires_grad:
-            raise LayerError(f"no gradient reaches {_names(kept)}: the layer runs after the score, or under no_grad")
         for targets, found in self._backwards(scores, leaves, keep=keep):
             of = {id(leaf): gradient for leaf, gradient in zip(leaves, found, strict=True)}
             unused = [name for name, layer in kept.items() if all(of[id(leaf)] is None for leaf in layer)]
@@ -107,10 +104,7 @@ class Pass:
         Raises:
             LayerError: a score doesn't depend on a layer.
         """
-        kept = self._leaves()
-        scores = self._scores_by(objective)
-        if not scores.requires_grad:
-            raise LayerError(f"no gradient reaches {_names(kept)}: the layer runs after the score, or under no_grad")
+        kept, scores = self._connected(objective)
         for target in range(self.count):
             first: dict[int, Tensor | None] = {}
             second: dict[int, Tensor | None] = {}
@@ -170,9 +164,14 @@ class Pass:
         """The target layer, as it was asked for, that has the branch ``name``."""
         return next(layer for layer, branches in self._branches.items() if name in branches)
 
-    def _leaves(self) -> dict[str, list[Tensor]]:
+    def _connected(self, objective: Objective | None) -> tuple[dict[str, list[Tensor]], Tensor]:
+        """What the layers returned, and the scores (B, T) that are explained, which a graph leads to."""
         outputs = self.seen.outputs
-        return {name: [leaf for leaf in tree_leaves(outputs[name]) if is_float(leaf)] for name in self._branches}
+        kept = {name: [leaf for leaf in tree_leaves(outputs[name]) if is_float(leaf)] for name in self._branches}
+        scores = self._scores_by(objective)
+        if not scores.requires_grad:
+            raise LayerError(f"no gradient reaches {_names(kept)}: the layer runs after the score, or under no_grad")
+        return kept, scores
 
     def _scores_by(self, objective: Objective | None) -> Tensor:
         if objective is None:
@@ -214,11 +213,6 @@ class Pass:
 def _mixes_images(model: nn.Module) -> bool:
     """Whether what the network makes of an image depends on the others, as it normalises by the batch's statistics."""
     return any(isinstance(each, _BatchNorm) and each.running_mean is None for each in model.modules())
-
-
-def full(tensor: Tensor) -> Tensor:
-    """In the precision in which the CAM maths runs."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _scale(scores: Tensor) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,6 +98,7 @@ class Tails:
                 "leave that out, or take a method that changes no activations, such as LayerCAM"
             )
         self.index, self.axis = layout.index, layout.axis
+        self._layout = layout
         self._evidence = evidence
         self._layer = evidence.layer_of(name)
         self._known: tuple[int | None, Tail] | None = None
@@ -110,6 +112,20 @@ class Tails:
     def first(self) -> Tail:
         """The tail of the first image, or of all of them together."""
         return self.of(None if self._evidence.whole else 0)
+
+    def filled(self, image: int | None, values: Tensor, count: int) -> Any:
+        """What the network returns where every place of the layer has ``values``; tokens without a place stay.
+
+        Args:
+            image: whose tail, None for all together.
+            values: (count, C, *S), or what expands to that.
+            count: the number of rows.
+        """
+        tail = self.of(image)
+        outputs = tail.repeated(count)
+        places = self._layout.transform(outputs)  # a view, so that it can be written to
+        places.copy_(values.expand_as(places))
+        return tail(outputs, count)
 
     def of(self, image: int | None) -> Tail:
         """The tail of one image, or of all of them together."""

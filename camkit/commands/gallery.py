@@ -138,7 +138,7 @@ def explain(
     missing: dict[str, CamkitError] = {}
     defaults: dict[str, Sequence[Choice]] = {}
     for method in methods:
-        layers = target_layers if method.request.of_layers or method.family == "attention" else ()
+        layers = target_layers if method.takes_layers else ()
         try:
             if not layers and method.default_layers not in defaults:
                 defaults |= job.choose_layers(classifier, prepared, [method], categories=categories, setup=setup)

@@ -218,6 +218,8 @@ def draw_grid(classifier: Classifier, prepared: Prepared, explanations: Sequence
     """Methods by categories in one labelled picture; concepts have one picture, and beside it what they are."""
     first = explanations[0]
     columns = [label(classifier, first, category) for category in categories_of(explanations)] or ["concepts"]
+    if len(columns) == 1 and any(map(has_concepts, explanations)):
+        columns.append("")  # for what the concepts are
     rows: list[list[Picture | str]] = []
     for explanation in explanations:
         row: list[Picture | str] = [*draw(prepared, explanation, style)]

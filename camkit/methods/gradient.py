@@ -149,7 +149,8 @@ def shapleycam(activations: Activations, gradients: Gradients, curvature: Gradie
 )
 def finercam(activations: Activations, gradients: Gradients) -> Weights:
     """Weight every channel by its mean gradient of what sets the class apart from those like it."""
-    return gradients.mean(over_space(gradients), keepdim=True)
+    weights: Weights = gradcam(activations, gradients)
+    return weights
 
 
 @gradient_method(

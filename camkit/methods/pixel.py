@@ -8,15 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from camkit.maps import resize
+from camkit.maps import normalise, resize
 from camkit.methods.gradient import gradcam
 from camkit.methods.reductions import channel_sum
 from camkit.methods.registry import method
 from camkit.methods.requests import BiasGradients, GuidedGradients, GuidedLayer
 from camkit.shapes import Activations, Gradients, Images, InputGradients, SignedMaps
-
-RESCALE_EPS = 1e-7
-"""Keeps a channel that is the same everywhere from being divided by zero."""
 
 pixel_method = partial(method, family="pixel", reduction=None)
 
@@ -38,10 +35,8 @@ def fullgrad(terms: Sequence[Tensor], size: tuple[int, ...]) -> SignedMaps:
     first = terms[0]
     total = first.new_zeros(*first.shape[:2], *size)
     for term in terms:
-        sizes = term.abs().flatten(3)
-        low, high = sizes.amin(3, keepdim=True), sizes.amax(3, keepdim=True)
         # Resizing is linear: the sum over channels may come first.
-        summed = torch.unflatten(((sizes - low) / (high - low + RESCALE_EPS)).sum(2), 2, term.shape[3:])
+        summed = normalise(term.abs().flatten(0, 2)).view_as(term).sum(2)
         large = torch.unflatten(resize(summed.flatten(0, 1), size), 0, summed.shape[:2])
         total += large
     return total

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from camkit.errors import UsageError, closest
 from camkit.methods.options import checked, options_of
-from camkit.methods.requests import Gradients, LinearGradients, Request
+from camkit.methods.requests import Attention, Gradients, LinearGradients, Request
 from camkit.shapes import SignedMaps
 
 
@@ -78,6 +78,11 @@ class Method:
         if self.fusion == "product":
             return "resolutions"
         return "last" if isinstance(self.request, LinearGradients) else "norm"
+
+    @property
+    def takes_layers(self) -> bool:
+        """Whether target layers mean something to it: layers, or a transformer's blocks."""
+        return self.request.of_layers or isinstance(self.request, Attention)
 
     @property
     def takes_reduction(self) -> bool:
