@@ -1,7 +1,7 @@
 """Does camkit explain every family of image classifiers with no flags? One row per network, and why where it doesn't.
 
 Every network gets seeded weights and a photograph, and is explained by ``camkit.CAM(model).explain(photograph)``, with
-``output`` from camkit's own adapter where MMPretrain predicts from the sum of two heads. A row passes where the signed
+``output`` from ``camkit.models`` where MMPretrain predicts from the sum of two heads. A row passes where the signed
 map is finite and varies, where its grid has the photograph's shape, where it is for the class that the network puts
 first, where a hook and an autograd call that know nothing of camkit find a gradient at more than one position of the
 layer that camkit chose, and where GradCAM made by hand from what they find is camkit's map. What can't be run offline
@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 import camkit
 from benchmarks.families import ECOSYSTEMS, Built, Case
 from benchmarks.provenance import RESULTS, machine
-from camkit.adapters.torchvision_shim import ensure_torchvision
+from camkit.models.torchvision_shim import ensure_torchvision
 
 SPREAD = 1e-3
 """How much of its largest magnitude a map must vary by; float32 noise on a constant map is below 1e-5 of it."""

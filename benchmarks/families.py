@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.networks import enliven, normalised, photographs
-from camkit.demo_model import LITE0_CONFIG
+from camkit.models.demo import LITE0_CONFIG
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -93,9 +93,9 @@ def _config(path: str) -> Any:
 
 def _from_mmpretrain(name: str, folder: Path) -> Built:
     """A network of MMPretrain; its test pipeline makes the input of the photograph's file."""
-    from camkit.adapters.mmpretrain import load
+    from camkit.models.mmpretrain import load
 
-    classifier = load(WRAPPED[name](folder) if name in WRAPPED else name, None)
+    classifier = load(WRAPPED[name](folder) if name in WRAPPED else name, None, pretrained=False)
     path = folder / "cat.png"
     cv2.imwrite(str(path), photographs()[0][..., ::-1])
     return Built(classifier.model, classifier.prepare(path).inputs, classifier.output)

@@ -2,6 +2,6 @@
 
 import sys
 
-from camkit.cli import main
+from camkit.cli.main import main
 
 sys.exit(main())

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, replace
-from itertools import chain, product
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from camkit.cam import CAM, Explanation
-from camkit.errors import ForwardError, UsageError
+from camkit.cam import CAM
+from camkit.engine.rerun import rerun_batch
+from camkit.engine.scores import target_rows
+from camkit.errors import UsageError
+from camkit.explanation import Explanation
+from camkit.layers.target_layers import TargetLayers
 from camkit.methods import Method, Reduction, principal_component
-from camkit.methods.requests import Concepts
-from camkit.shapes import Images
-from camkit.targets import Targets, rows
+from camkit.typing import Images, Targets
 
 
 class Wrapper(CAM):
@@ -36,33 +37,36 @@ class Wrapper(CAM):
             raise AttributeError(name)
         return getattr(self.cam, name)
 
-    def target_layers(self, images: Images, targets: Targets = None, kind: str = "norm") -> dict[str, nn.Module]:
-        """See :meth:`camkit.CAM.target_layers`."""
-        return self.cam.target_layers(images, targets, kind)
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.cam!r})" if self.enabled else repr(self.cam)
 
-    def pinned(self, layers: Mapping[str, Sequence[str]]) -> CAM:
-        """See :meth:`camkit.CAM.pinned`."""
-        fixed = copy(self)
-        fixed.cam = self.cam.pinned(layers)
-        return fixed
+    def compute(
+        self,
+        images: Images,
+        targets: Targets = None,
+        methods: Sequence[Method] | None = None,
+        *,
+        layers: TargetLayers | None = None,
+        reduction: Reduction | None = None,
+        check: bool = True,
+    ) -> list[Explanation]:
+        """See :meth:`camkit.CAM.compute`."""
+        methods = [self.method] if methods is None else methods
+        layers = self.layers if layers is None else layers
+        if not self.enabled:
+            return self.cam.compute(images, targets, methods, layers=layers, reduction=reduction, check=check)
+        smooth = self.smooth(images, targets, methods, layers=layers, reduction=reduction, check=check)
+        return [explanation.replace(smoothing=self.smoothing) for explanation in smooth]
 
-    def compute_all(
+    def smooth(
         self,
         images: Images,
         targets: Targets,
         methods: Sequence[Method],
-        reduction: Reduction | None = None,
         *,
-        check: bool = True,
-    ) -> list[Explanation]:
-        """See :meth:`camkit.CAM.compute_all`."""
-        if not self.enabled:
-            return self.cam.compute_all(images, targets, methods, reduction, check=check)
-        smooth = self.smooth(images, targets, methods, reduction, check=check)
-        return [replace(explanation, smoothing=self.smoothing) for explanation in smooth]
-
-    def smooth(
-        self, images: Images, targets: Targets, methods: Sequence[Method], reduction: Reduction | None, *, check: bool
+        layers: TargetLayers,
+        reduction: Reduction | None,
+        check: bool,
     ) -> list[Explanation]:
         """What the wrapper adds."""
         raise NotImplementedError
@@ -76,13 +80,25 @@ class EigenSmooth(Wrapper):
     Args:
         cam: what to wrap.
         enabled: False makes it equal to ``cam``.
+
+    Example:
+        >>> cam = camkit.EigenSmooth(camkit.GradCAM(model, ["features"]))
+        >>> cam(images, 3).shape
+        torch.Size([2, 32, 32])
     """
 
     def smooth(
-        self, images: Images, targets: Targets, methods: Sequence[Method], reduction: Reduction | None, *, check: bool
+        self,
+        images: Images,
+        targets: Targets,
+        methods: Sequence[Method],
+        *,
+        layers: TargetLayers,
+        reduction: Reduction | None,
+        check: bool,
     ) -> list[Explanation]:
         """The wrapped CAM with the other reduction."""
-        return self.cam.compute_all(images, targets, methods, principal_component, check=check)
+        return self.cam.compute(images, targets, methods, layers=layers, reduction=principal_component, check=check)
 
 
 @dataclass(frozen=True)
@@ -114,57 +130,63 @@ class AugSmooth(Wrapper):
     Args:
         cam: what to wrap.
         enabled: False makes it equal to ``cam``.
-        chunk_size: how many images go through the network at a time, at most; at least one view of all images does.
+        chunk_size: how many images run through the network at a time, at most; at least one view of all images does.
+
+    Example:
+        >>> cam = camkit.AugSmooth(camkit.GradCAM(model, ["features"]), chunk_size=4)
+        >>> cam(images, 3).shape
+        torch.Size([2, 32, 32])
     """
 
     def __init__(self, cam: CAM, *, enabled: bool = True, chunk_size: int = 8) -> None:
         super().__init__(cam, enabled=enabled)
         if not isinstance(chunk_size, int) or chunk_size < 1:
-            raise UsageError(f"chunk_size counts images, got {chunk_size!r}")
+            raise UsageError(f"chunk_size is a number of images, at least 1; got {chunk_size!r}")
         self.chunk_size = chunk_size
 
     def smooth(
-        self, images: Images, targets: Targets, methods: Sequence[Method], reduction: Reduction | None, *, check: bool
+        self,
+        images: Images,
+        targets: Targets,
+        methods: Sequence[Method],
+        *,
+        layers: TargetLayers,
+        reduction: Reduction | None,
+        check: bool,
     ) -> list[Explanation]:
         """The mean over all views of the maps, each flipped back."""
         batch = len(images)
-        asked = rows(targets, batch)
-        if isinstance(asked, list) and not all(getattr(each, "follows_flips", True) for row in asked for each in row):
+        rows = target_rows(targets, batch)
+        if isinstance(rows, list) and not all(getattr(each, "follows_flips", True) for row in rows for each in row):
             raise UsageError(
                 "a target that names a place in the image (a mask, a box) means something else in a mirrored view: "
                 "leave out AugSmooth"
             )
-        own = [method.name for method in methods if isinstance(method.request, Concepts)]
+        own = [method.name for method in methods if method.need.finds_targets]
         if own:
             raise UsageError(
                 f"{', '.join(own)} finds other concepts in every view, which have no mean: leave out AugSmooth"
             )
-        first = self.cam.compute_all(images, targets, methods, reduction, check=check)
-        chosen = first[0].targets
-        sums = [_Sum(explanation) for explanation in first]
-        pairs = zip(methods, first, strict=True)
-        cam = self.cam.pinned({m.default_layers: e.layers for m, e in pairs if m.request.of_layers})
-        waiting = self._chunks(batch)
-        while waiting:
-            views = waiting.pop(0)
-            together = torch.cat([view.of(images) for view in views])
-            repeated = chosen.repeat(len(views), 1) if isinstance(chosen, Tensor) else chosen * len(views)
-            try:
-                made = cam.compute_all(together, repeated, methods, reduction, check=check)
-            except ForwardError:
-                if len(views) == 1:
-                    raise
-                # Some networks take batches of one size only.
-                waiting = [(view,) for view in (*views, *chain.from_iterable(waiting))]
-                continue
-            for total, found in zip(sums, made, strict=True):
-                total.add(views, found)
-        return [total.mean() for total in sums]
+        with self.network.borrowed():
+            first = self.cam.compute(images, targets, methods, layers=layers, reduction=reduction, check=check)
+            chosen = first[0].targets
+            sums = [_Sum(explanation) for explanation in first]
+            pairs = zip(methods, first, strict=True)
+            # All views at the same layers.
+            frozen = layers.freeze({method.default_layer: each.layers for method, each in pairs if method.of_layers})
 
-    def _chunks(self, batch: int) -> list[tuple[View, ...]]:
-        """All views but the first, as many at a time as fit."""
-        size = 1 if self.setup.needs_whole_batch else max(1, self.chunk_size // batch)
-        return [VIEWS[start : start + size] for start in range(1, len(VIEWS), size)]
+            def explain(part: slice) -> tuple[Sequence[View], list[Explanation]]:
+                views = VIEWS[1:][part]
+                together = torch.cat([view.of(images) for view in views])
+                repeated = chosen.repeat(len(views), 1) if isinstance(chosen, Tensor) else chosen * len(views)
+                found = self.cam.compute(together, repeated, methods, layers=frozen, reduction=reduction, check=check)
+                return views, found
+
+            parts = rerun_batch(self.network, explain, len(VIEWS) - 1, batch, self.chunk_size, quiet=True)
+            for views, found in parts:
+                for total, explanation in zip(sums, found, strict=True):
+                    total.add(views, explanation)
+        return [total.mean() for total in sums]
 
 
 class _Sum:
@@ -194,6 +216,6 @@ class _Sum:
         empty = self._first.empty
         if empty:
             lit = maps.flatten(2).any(2)
-            empty = {place: line for place, line in empty.items() if not lit[place]}
+            empty = {cell: line for cell, line in empty.items() if not lit[cell]}
         pixels = None if self._pixels is None else self._pixels / len(VIEWS)
-        return replace(self._first, maps=maps, raw=raw, empty=empty, pixels=pixels)
+        return self._first.replace(maps=maps, raw=raw, empty=empty, pixels=pixels)

@@ -1,178 +1,161 @@
-"""From the model's answer to one score per image and target."""
+"""Ready-made targets: functions of one image's part of the model's output that return the score to explain.
+
+Pass one in place of a class index: ``cam(images, targets=Probability(281))``.
+"""
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Callable, Sequence
-from typing import Any, TypeGuard, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
-from camkit.errors import NonFiniteError, UsageError
-from camkit.shapes import Categories, Scores
-
-ScoreFunction = Callable[[Any], Tensor]
-"""One image's row of the model's output, (K,) or whatever it is, to a scalar."""
-Target = int | ScoreFunction
-Targets = Target | Sequence[Target] | Sequence[Sequence[Target]] | Tensor | None
-Chosen = Categories | tuple[tuple[Target, ...], ...]
-"""What was explained: class indices, or the rows as given where a score function is among them."""
+from camkit.errors import UsageError
 
 
-Rows = list[list[Target]] | Categories
-"""One row of targets per image, all of one length; a tensor (B, T) of class indices where an accelerator has them."""
+@dataclass(frozen=True, eq=False)
+class ReadyTarget:
+    """Base of the ready-made targets."""
+
+    follows_flips: ClassVar[bool] = True
+    """Whether it means the same for a mirrored image; False if it names a place in the image."""
+
+    def __call__(self, row: Any) -> Tensor:
+        """The score, a scalar tensor, of one image's part of the output."""
+        raise NotImplementedError
 
 
-def rows(targets: Targets, batch: int) -> Rows | None:
-    """One row of targets per image, all of one length, or None for each image's own top class.
+@dataclass(frozen=True, eq=False)
+class Logit(ReadyTarget):
+    """The logit of ``category``, of a row (K,): what a class index as target means."""
+
+    category: int
+
+    def __call__(self, row: Tensor) -> Tensor:
+        """See the class."""
+        return _entry(row, self.category, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Probability(ReadyTarget):
+    """The softmax probability of ``category``, in [0, 1], of a row (K,): evidence against the other classes counts."""
+
+    category: int
+
+    def __call__(self, row: Tensor) -> Tensor:
+        """See the class."""
+        return _entry(row.softmax(0) if row.ndim == 1 else row, self.category, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class BinaryLogit(ReadyTarget):
+    """The only logit of a row (1,) or (), as evidence for the class (``positive``) or against it."""
+
+    positive: bool = True
+
+    def __call__(self, row: Tensor) -> Tensor:
+        """See the class."""
+        if row.numel() != 1:
+            raise UsageError(
+                f"BinaryLogit needs one logit per image, the model returns {tuple(row.shape)}: use Logit(category)"
+            )
+        return row.reshape(()) if self.positive else -row.reshape(())
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationCategory(ReadyTarget):
+    """The sum of the logits of ``category`` within ``mask``, of a row (K, H, W); mask (H, W), bool or weights."""
+
+    category: int
+    mask: Tensor
+    follows_flips: ClassVar[bool] = False
+
+    def __call__(self, row: Tensor) -> Tensor:
+        """See the class."""
+        logits = _entry(row, self.category, 3)
+        if self.mask.shape != logits.shape:
+            raise UsageError(f"the mask is {tuple(self.mask.shape)}, the segmentation {tuple(logits.shape)}: resize it")
+        if not self.mask.any():
+            raise UsageError("the mask is empty: nothing to explain")
+        return (logits * self.mask.to(logits)).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class Similarity(ReadyTarget):
+    """The cosine similarity, in [-1, 1], of a row (D,) to ``embedding`` (D,), such as another image's row."""
+
+    embedding: Tensor
+
+    def __call__(self, row: Tensor) -> Tensor:
+        """See the class."""
+        if row.shape != self.embedding.shape or row.ndim != 1:
+            raise UsageError(
+                f"Similarity needs rows (D,) like the embedding: it is {tuple(self.embedding.shape)}, the model "
+                f"returns {tuple(row.shape)}"
+            )
+        return cosine_similarity(row, self.embedding.to(row), dim=0)
+
+
+@dataclass(frozen=True, eq=False)
+class BoxScore(ReadyTarget):
+    """How sure a detector is of the objects asked for: the sum over them of score + overlap of the best detection.
+
+    A row is a mapping with ``boxes`` (N, 4) as x1, y1, x2, y2 in pixels, ``labels`` (N,) and ``scores`` (N,), as
+    torchvision's detectors return one per image. Of the detections with an object's label the one with the largest
+    intersection over union counts, if that is at least ``min_overlap``.
 
     Args:
-        targets: None, one target for all images, one per image, or a list of targets per image. A target is a class
-            index or a callable from one image's output to a scalar.
-        batch: the number of images.
-
-    Raises:
-        UsageError: a count that doesn't match the batch, rows of different lengths, or something that is no target.
+        boxes: (M, 4), the objects' places.
+        labels: M class indices.
+        min_overlap: in [0, 1].
     """
-    if targets is None:
-        return None
-    if isinstance(targets, Tensor) and targets.device.type != "cpu" and targets.ndim in (1, 2):
-        return _on_device(targets, batch)
-    given = _plain(targets)
-    if not _is_row(given):
-        return [[_target(given)] for _ in range(batch)]
-    if len(given) != batch:
-        hint = f"; for several categories of one image pass a list per image: {[list(given)]}" if batch == 1 else ""
-        raise UsageError(f"{len(given)} targets for {batch} image{'s' * (batch != 1)}{hint}")
-    made = [[_target(target) for target in row] if _is_row(row) else [_target(row)] for row in map(_plain, given)]
-    lengths = {len(row) for row in made}
-    if len(lengths) > 1 or 0 in lengths:
-        raise UsageError(f"every image needs the same number of targets, at least one; got {[len(r) for r in made]}")
-    return made
+
+    boxes: Tensor
+    labels: Sequence[int]
+    min_overlap: float = 0.5
+    follows_flips: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse boxes and labels that don't belong together."""
+        if self.boxes.ndim != 2 or self.boxes.shape[1] != 4 or len(self.boxes) != len(self.labels):
+            raise UsageError(
+                f"BoxScore takes boxes (M, 4) and M labels, got {tuple(self.boxes.shape)} and {len(self.labels)}"
+            )
+
+    def __call__(self, row: Mapping[str, Tensor]) -> Tensor:
+        """See the class."""
+        missing = {"boxes", "labels", "scores"}.difference(row if isinstance(row, Mapping) else ())
+        if missing:
+            raise UsageError(f"BoxScore needs a mapping per image; missing: {', '.join(sorted(missing))}")
+        total = []
+        for box, label in zip(self.boxes.to(row["boxes"]), self.labels, strict=True):
+            overlaps = _overlaps(row["boxes"], box).where(row["labels"] == label, -1)
+            if len(overlaps) and overlaps.max() >= self.min_overlap:
+                best = overlaps.argmax()
+                total.append(overlaps[best] + row["scores"][best])
+        if not total:
+            raise UsageError(
+                f"no detection of {sorted(set(self.labels))} overlaps the boxes asked for by {self.min_overlap} or "
+                f"more; labels detected: {sorted(set(row['labels'].tolist()))}"
+            )
+        return torch.stack(total).sum()
 
 
-def is_nested(targets: Targets) -> bool:
-    """Whether ``targets`` holds a list per image, so that maps come as (B, K, H, W) and not as (B, H, W)."""
-    if isinstance(targets, Tensor):
-        return targets.ndim > 1
-    given = _plain(targets)
-    return _is_row(given) and any(_is_row(_plain(row)) for row in given)
+def _entry(row: Tensor, category: int, dimensions: int) -> Tensor:
+    if row.ndim != dimensions:
+        wanted = "(K,)" if dimensions == 1 else "(K, H, W)"
+        raise UsageError(f"category {category} needs {wanted} per image, the model returns {tuple(row.shape)}")
+    if not 0 <= category < len(row):
+        raise UsageError(f"category {category} is outside 0..{len(row) - 1}")
+    return row[category]
 
 
-def score(rows: Tensor | Sequence[Any], wanted: Rows | None) -> tuple[Chosen, Scores]:
-    """Choose the targets and compute their scores.
-
-    Args:
-        rows: one per image, see :class:`camkit.outputs.Answer`: (B, K) for class indices; score functions get
-            ``rows[i]`` whatever it is.
-        wanted: rows from :func:`rows`, or None for each image's top class.
-
-    Returns:
-        What was chosen, and the scores (B, T), part of the graph of ``rows``.
-
-    Raises:
-        UsageError: a category outside 0..K-1, class indices for an output that isn't (B, K), or a score function that
-            doesn't return one number.
-    """
-    if wanted is None or _are_indices(wanted):
-        logits = _logits(rows)
-        categories = _categories(logits, wanted)
-        scores = logits.gather(1, categories)
-        chosen: Chosen = categories
-    elif isinstance(wanted, Tensor):
-        # Nothing is read back to be looked at: a category there isn't has a score of NaN, and gradients of NaN.
-        logits = _logits(rows)
-        wanted = wanted.to(logits.device, non_blocking=True)
-        known = (wanted >= 0) & (wanted < logits.shape[1])
-        found = logits.gather(1, wanted.clamp(0, logits.shape[1] - 1))
-        scores = found * torch.where(known, 1.0, torch.nan).to(found.dtype)
-        chosen = wanted
-    else:
-        scores = torch.stack([torch.stack([_one(rows, i, t) for t in row]) for i, row in enumerate(wanted)])
-        chosen = tuple(tuple(row) for row in wanted)
-    return chosen, scores
-
-
-def require_finite(scores: Scores) -> None:
-    """Look at the scores, which waits for the device.
-
-    Raises:
-        NonFiniteError: NaN or infinity among them.
-    """
-    bad = [image for image, row in enumerate(scores.tolist()) if not all(map(math.isfinite, row))]
-    if bad:
-        raise NonFiniteError(
-            f"the score of image {', '.join(map(str, bad))} is NaN or infinite: check the checkpoint, the "
-            "normalisation of the images and the precision"
-        )
-
-
-def _are_indices(wanted: Rows) -> TypeGuard[list[list[int]]]:
-    return isinstance(wanted, list) and all(isinstance(target, int) for row in wanted for target in row)
-
-
-def _on_device(targets: Tensor, batch: int) -> Categories:
-    """A tensor of class indices, (B,) or (B, T), that is left where it is."""
-    if targets.is_floating_point() or targets.dtype == torch.bool:
-        raise UsageError(f"targets are class indices, got a tensor of {targets.dtype}")
-    if len(targets) != batch or 0 in targets.shape:
-        raise UsageError(f"targets {tuple(targets.shape)} for {batch} image{'s' * (batch != 1)}")
-    return targets.long().reshape(batch, -1)
-
-
-def _logits(rows: Tensor | Sequence[Any]) -> Tensor:
-    if not isinstance(rows, Tensor) or rows.ndim != 2:
-        returned = tuple(rows.shape) if isinstance(rows, Tensor) else f"a {type(rows[0]).__name__} per image"
-        raise UsageError(
-            f"class targets need logits (batch, classes), the model returns {returned}: pass a callable from one "
-            "image's output to a scalar"
-        )
-    return rows
-
-
-def _categories(logits: Tensor, wanted: list[list[int]] | None) -> Tensor:
-    if wanted is None:
-        return logits.detach().argmax(1, keepdim=True)
-    _require_known(wanted, logits.shape[1])
-    made = torch.tensor(wanted)
-    # From pinned memory the copy doesn't wait for what the device has in its queue.
-    return made.pin_memory().to(logits.device, non_blocking=True) if logits.is_cuda else made.to(logits.device)
-
-
-def _require_known(wanted: list[list[int]], count: int) -> None:
-    for category in {category for row in wanted for category in row}:
-        if not 0 <= category < count:
-            raise UsageError(f"category {category} is outside 0..{count - 1}")
-
-
-def _one(rows: Tensor | Sequence[Any], image: int, target: Target) -> Tensor:
-    if isinstance(target, int):
-        logits = _logits(rows)
-        _require_known([[target]], logits.shape[1])
-        return logits[image, target]
-    value = target(rows[image])
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        raise UsageError(f"target {target!r} must return a scalar tensor, got {getattr(value, 'shape', type(value))}")
-    return value.reshape(())
-
-
-def _plain(targets: Any) -> Any:
-    """Tensors and arrays as the numbers or lists that they hold."""
-    return targets.tolist() if hasattr(targets, "tolist") and not callable(targets) else targets
-
-
-def _is_row(targets: Any) -> TypeGuard[Sequence[Any]]:
-    return isinstance(targets, Sequence) and not isinstance(targets, str | bytes)
-
-
-def _target(target: Any) -> Target:
-    if callable(target):
-        return cast("ScoreFunction", target)
-    try:
-        if isinstance(target, bool):
-            raise TypeError
-        return operator.index(target)
-    except TypeError:
-        raise UsageError(f"a target is a class index or a callable, got {target!r}") from None
+def _overlaps(boxes: Tensor, box: Tensor) -> Tensor:
+    """Intersection over union of boxes (N, 4) with one (4,): (N,) in [0, 1], 0 where both are empty."""
+    sides = (torch.minimum(boxes[:, 2:], box[2:]) - torch.maximum(boxes[:, :2], box[:2])).clamp(min=0)
+    shared = sides.prod(1)
+    union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod() - shared
+    return (shared / union).where(union > 0, 0)

@@ -6,24 +6,15 @@ import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-_PACKAGES = (
-    "camkit",
-    "torch",
-    "numpy",
-    "opencv-python",
-    "mmpretrain",
-    "mmengine",
-    "timm",
-    "torchvision",
-    "transformers",
-)
+from camkit.models.frameworks import FRAMEWORKS
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Package to version, for Python and every package that takes part and is installed."""
+    """Package to version: Python, camkit, and what of its dependencies and the frameworks is installed."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    frameworks = (package for framework in FRAMEWORKS.values() for package in framework.packages)
+    for package in ("camkit", "torch", "numpy", "opencv-python", *frameworks):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -1,1 +1,1 @@
-"""A package, so that tests.zoo is ours and not the `tests` some dependency installs."""
+"""A package, so that tests.helpers is ours and not the `tests` some dependency installs."""

@@ -1,8 +1,7 @@
-"""The composition: whole maps against the slow oracle, results, warnings and refusals."""
+"""CAM: whole maps against the slow oracle, ways to call it, empty maps, and what it refuses."""
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from typing import Any
 
@@ -15,15 +14,12 @@ from torch.testing import assert_close
 import camkit
 from camkit import CAM, AugSmooth, EigenSmooth
 from camkit.errors import EmptyMapWarning, NonFiniteError, UsageError
-from camkit.layers import resolve
-from camkit.run import run
-from camkit.smoothing import VIEWS
 from tests import oracles
-from tests.kinds import SIX as METHODS
-from tests.networks import SmallCNN, SmallViT, seeded
+from tests.helpers.cases import NETWORKS, images_of
+from tests.helpers.kinds import SIX as METHODS
+from tests.helpers.networks import SmallCNN, SmallViT, seeded
 
-IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-VOLUMES = torch.randn(2, 3, 8, 10, 12, generator=torch.Generator().manual_seed(0))
+IMAGES = images_of((16, 16))
 
 
 def slow_maps(
@@ -51,33 +47,28 @@ def slow_maps(
     return torch.from_numpy(np.stack(made))
 
 
-NETWORKS: dict[str, tuple[Any, list[str], Tensor]] = {
-    "cnn": (SmallCNN, ["conv2"], IMAGES),
-    "two layers": (SmallCNN, ["conv1", "norm2"], IMAGES),
-    "tokens": (SmallViT, ["layers.1.ln1"], IMAGES),
-    "volumes": (lambda: SmallCNN(dimensions=3), ["conv1", "conv2"], VOLUMES),
-}
+def subject(network: str) -> tuple[nn.Module, list[str], Tensor]:
+    """A network in float64, its target layers, and images."""
+    make, layers, size = NETWORKS[network]
+    return seeded(make()).double(), layers, images_of(size).double()
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("network", NETWORKS)
 class TestWholeMaps:
     def test_plain(self, method: str, network: str) -> None:
-        make, layers, images = NETWORKS[network]
-        model, images = seeded(make()).double(), images.double()
+        model, layers, images = subject(network)
         made = CAM(model, method, layers)(images, 2)
         assert made.shape == (2, *images.shape[2:])
         assert_close(made.double(), slow_maps(model, layers, images, 2, method), rtol=0, atol=1e-6)
 
     def test_eigen_smooth(self, method: str, network: str) -> None:
-        make, layers, images = NETWORKS[network]
-        model, images = seeded(make()).double(), images.double()
+        model, layers, images = subject(network)
         made = EigenSmooth(CAM(model, method, layers))(images, 2)
         assert_close(made.double(), slow_maps(model, layers, images, 2, method, eigen=True), rtol=0, atol=1e-6)
 
     def test_aug_smooth(self, method: str, network: str) -> None:
-        make, layers, images = NETWORKS[network]
-        model, images = seeded(make()).double(), images.double()
+        model, layers, images = subject(network)
         made = AugSmooth(CAM(model, method, layers))(images, 2)
         views = [
             slow_maps(model, layers, factor * (images.flip(-1) if flip else images), 2, method)
@@ -88,106 +79,100 @@ class TestWholeMaps:
         assert_close(made.double(), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
-class TestWrappers:
-    def cam(self, method: str) -> CAM:
-        return CAM(seeded(SmallCNN()), method, ["norm1", "norm2"])
+class TestCalls:
+    """What people bring, from wherever they come."""
 
-    def test_stack_in_either_order(self, method: str) -> None:
-        one = AugSmooth(EigenSmooth(self.cam(method))).explain(IMAGES, [[0, 1], [2, 3]])
-        other = EigenSmooth(AugSmooth(self.cam(method))).explain(IMAGES, [[0, 1], [2, 3]])
-        assert_close(one.maps, other.maps, rtol=0, atol=0)
-        assert_close(one.raw, other.raw, rtol=0, atol=0)
-        assert set(one.smoothing) == set(other.smoothing) == {"EigenSmooth", "AugSmooth"}
+    @pytest.mark.parametrize(
+        ("given", "one_by_one"),
+        [((2,), [2, 2]), (([1, 3],), [1, 3]), ((torch.tensor([1, 3]),), [1, 3]), ((lambda row: row[2],), [2, 2])],
+        ids=["one for all", "one per image", "tensor", "function"],
+    )
+    def test_targets_come_second(self, given: Any, one_by_one: list[int]) -> None:
+        cam = CAM(seeded(SmallCNN()), "GradCAM", "conv2")
+        made = cam(IMAGES, *given)
+        assert_close(made, cam(IMAGES, targets=given[0]))
+        alone = [cam(IMAGES[i : i + 1], target) for i, target in enumerate(one_by_one)]
+        assert_close(made, torch.cat(alone))
 
-    @pytest.mark.parametrize("wrapper", [EigenSmooth, AugSmooth])
-    def test_switched_off_they_equal_what_they_wrap(self, method: str, wrapper: Any) -> None:
-        cam = self.cam(method)
-        assert_close(wrapper(cam, enabled=False)(IMAGES), cam(IMAGES), rtol=0, atol=0)
-        assert wrapper(cam, enabled=False).explain(IMAGES).smoothing == ()
-
-    def test_twice_is_once(self, method: str) -> None:
-        cam = self.cam(method)
-        assert_close(EigenSmooth(EigenSmooth(cam))(IMAGES), EigenSmooth(cam)(IMAGES), rtol=0, atol=0)
-
-    @pytest.mark.parametrize("wrapper", [EigenSmooth, AugSmooth])
-    def test_are_a_cam(self, method: str, wrapper: Any) -> None:
-        wrapped = wrapper(self.cam(method))
-        assert isinstance(wrapped, CAM)
-        assert wrapped.method is camkit.METHODS[method]
-        assert wrapped(IMAGES).shape == (2, 16, 16)
-
-
-def test_aug_smooth_decides_the_class_once_on_the_image_as_given() -> None:
-    class Fickle(SmallCNN):
-        """Its top class changes with the brightness of the input."""
-
-        def forward(self, images: Tensor) -> Tensor:
-            logits = super().forward(images)
-            peaks = IMAGES.abs().amax((1, 2, 3)).repeat(len(images) // len(IMAGES))  # views come as one batch
-            bright = images.abs().amax((1, 2, 3)) > peaks
-            return logits + 100 * nn.functional.one_hot(bright.long(), 5)
-
-    cam = AugSmooth(CAM(seeded(Fickle()), "GradCAM", "norm2"))
-    result = cam.explain(IMAGES)
-    assert result.targets.tolist() == [[0], [0]]
-    assert_close(result.maps, cam.explain(IMAGES, 0).maps)
-
-
-def test_views_are_the_six() -> None:
-    assert {(view.flip, view.factor) for view in VIEWS} == {(f, s) for f in (False, True) for s in (0.9, 1.0, 1.1)}
-    assert (VIEWS[0].flip, VIEWS[0].factor) == (False, 1.0)
-
-
-@pytest.mark.parametrize("wrapper", [EigenSmooth, AugSmooth])
-def test_a_wrapper_wraps_cams_only(wrapper: Any) -> None:
-    with pytest.raises(UsageError, match=f"{wrapper.__name__} wraps a CAM, got SmallCNN"):
-        wrapper(SmallCNN())
-
-
-class TestExplanation:
-    def test_holds_all_that_belongs_to_the_maps(self) -> None:
+    def test_without_targets_it_explains_the_top_class(self) -> None:
         model = seeded(SmallCNN())
-        result = EigenSmooth(CAM(model, "layercam", ["norm2", "conv1"])).explain(IMAGES, [[0, 1, 4], [1, 2, 3]])
-        assert result.maps.shape == (2, 3, 16, 16)
-        assert {name: maps.shape for name, maps in result.raw.items()} == {"norm2": (2, 3, 8, 8), "conv1": (2, 3, 8, 8)}
-        assert (result.method, result.layers, result.smoothing) == ("LayerCAM", ("norm2", "conv1"), ("EigenSmooth",))
-        assert_close(result.logits, model(IMAGES).detach())
-        assert_close(result.scores, result.logits.gather(1, result.targets))
-        assert result.versions["torch"] == torch.__version__
-        assert result.empty == {}
+        cam = CAM(model, "GradCAM", "conv2")
+        assert_close(cam(IMAGES), cam(IMAGES, model(IMAGES).argmax(1)))
 
-    def test_is_frozen(self) -> None:
-        result = CAM(seeded(SmallCNN())).explain(IMAGES)
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            result.method = "other"
+    def test_a_list_per_image_makes_a_map_of_each(self) -> None:
+        cam = CAM(seeded(SmallCNN()), "GradCAM", "conv2")
+        made = cam(IMAGES, [[0, 3], [2, 1]])
+        assert made.shape == (2, 2, 16, 16)
+        assert_close(made[:, 1], cam(IMAGES, [3, 1]))
 
-    def test_raw_maps_are_signed_and_unnormalised(self) -> None:
+    def test_in_a_with_statement(self) -> None:
         model = seeded(SmallCNN())
-        raw = CAM(model, "GradCAM", "conv2").explain(IMAGES, 1).raw["conv2"][:, 0]
-        with run(model, resolve(model, "conv2"), IMAGES, 1) as evidence:
-            gradient = next(evidence.gradients())["conv2"][0]
-            expected = (gradient.mean((2, 3), keepdim=True) * evidence.activations["conv2"]).sum(1)
-        assert_close(raw, expected)
-        assert raw.min() < 0 < raw.max()
+        with camkit.GradCAM(model, ["conv2"]) as cam:
+            assert isinstance(cam, camkit.GradCAM)
+            made = cam(IMAGES, 1)
+        assert_close(cam(IMAGES, 1), made)
+        with pytest.raises(ZeroDivisionError), AugSmooth(CAM(model)):
+            raise ZeroDivisionError
 
-    @pytest.mark.parametrize("tensor", ["maps", "logits", "scores"])
-    def test_carries_no_graph(self, tensor: str) -> None:
-        result = CAM(seeded(SmallCNN())).explain(IMAGES)
-        assert not getattr(result, tensor).requires_grad
+
+class TestConstructors:
+    @pytest.mark.parametrize("layers", [["conv2"], "conv2", ("conv1", "conv2")])
+    def test_layers_come_second(self, layers: Any) -> None:
+        model = seeded(SmallCNN())
+        expected = CAM(model, "GradCAM", layers)(IMAGES, 1)
+        assert_close(camkit.GradCAM(model, layers)(IMAGES, 1), expected)
+        assert_close(camkit.GradCAM(model, target_layers=layers)(IMAGES, 1), expected)
+
+    def test_modules_are_layers(self) -> None:
+        model = seeded(SmallCNN())
+        expected = camkit.GradCAM(model, ["conv2"])(IMAGES, 1)
+        assert_close(camkit.GradCAM(model, [model.conv2])(IMAGES, 1), expected)
+        assert_close(camkit.GradCAM(model, model.conv2)(IMAGES, 1), expected)
+
+    @pytest.mark.parametrize("name", [name for name, method in camkit.METHODS.items() if method.takes_layers])
+    def test_each_takes_them_and_settings(self, name: str) -> None:
+        cam = getattr(camkit, camkit.METHODS[name].identifier)(seeded(SmallCNN()), ["conv2"], batch_size=3)
+        assert isinstance(cam, CAM)
+        assert (cam.method, cam.layers.names, cam.network.batch_size) == (camkit.METHODS[name], ["conv2"], 3)
+
+    def test_options_are_the_methods(self) -> None:
+        model = seeded(SmallCNN())
+        assert_close(
+            camkit.ScoreCAM(model, ["conv2"], top_k=2)(IMAGES, 1),
+            CAM(model, camkit.METHODS["ScoreCAM"].configured(top_k=2), ["conv2"])(IMAGES, 1),
+            rtol=0,
+            atol=0,
+        )
+
+    def test_can_be_subclassed(self) -> None:
+        class Doubled(camkit.GradCAM):
+            def __call__(self, images: Any = None, targets: Any = None, **unknown: Any) -> Tensor:
+                return 2 * super().__call__(images, targets, **unknown)
+
+        model = seeded(SmallCNN())
+        made = Doubled(model, ["conv2"])
+        assert repr(made) == "GradCAM(SmallCNN, ['conv2'])"
+        assert_close(made(IMAGES, 1), 2 * CAM(model, "GradCAM", "conv2")(IMAGES, 1))
+
+
+@pytest.mark.parametrize(
+    ("cam", "expected"),
+    [
+        (CAM(SmallCNN()), "GradCAM(SmallCNN, default layer)"),
+        (CAM(SmallCNN(), "gradcam++", ["conv1", "conv2"]), "GradCAM++(SmallCNN, ['conv1', 'conv2'])"),
+        (camkit.ScoreCAM(SmallCNN(), "conv2", top_k=3), "ScoreCAM(SmallCNN, ['conv2'], top_k=3)"),
+        (AugSmooth(EigenSmooth(CAM(SmallCNN()))), "AugSmooth(EigenSmooth(GradCAM(SmallCNN, default layer)))"),
+        (EigenSmooth(CAM(SmallCNN()), enabled=False), "GradCAM(SmallCNN, default layer)"),
+    ],
+)
+def test_repr(cam: CAM, expected: str) -> None:
+    assert repr(cam) == expected
 
 
 def test_an_image_ignores_its_batch_mates() -> None:
     cam = AugSmooth(EigenSmooth(CAM(seeded(SmallViT()))))
     together = cam(IMAGES, [1, 3])
     assert_close(together, torch.cat([cam(IMAGES[:1], 1), cam(IMAGES[1:], 3)]), rtol=0, atol=1e-5)
-
-
-def test_a_method_without_gradients_runs_no_backward() -> None:
-    model = seeded(SmallCNN())
-    model.norm2.register_full_backward_hook(lambda *_: pytest.fail("a backward was run"))
-    result = CAM(model, "EigenCAM", "norm1").explain(IMAGES, [[0, 1], [1, 2]])
-    assert_close(result.maps[:, 0], result.maps[:, 1])
 
 
 class TestEmptyMaps:
@@ -338,12 +323,3 @@ class TestInputs:
     @pytest.mark.parametrize("given", [torch.float32, torch.float64, torch.float16])
     def test_take_the_models_dtype(self, model: torch.dtype, given: torch.dtype) -> None:
         assert CAM(seeded(SmallCNN()).to(model))(IMAGES.to(given)).dtype == torch.float32
-
-
-class TestConstructors:
-    @pytest.mark.parametrize("method", [camkit.METHODS[name] for name in METHODS], ids=lambda method: method.name)
-    def test_one_per_method(self, method: camkit.Method) -> None:
-        model = seeded(SmallCNN())
-        named = getattr(camkit, method.identifier)(model, target_layers=["norm1"])
-        assert isinstance(named, CAM)
-        assert_close(named(IMAGES, 1), CAM(model, method.name, ["norm1"])(IMAGES, 1), rtol=0, atol=0)

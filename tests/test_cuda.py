@@ -15,13 +15,15 @@ from torch.testing import assert_close
 import camkit
 from camkit import CAM, AugSmooth, EigenSmooth
 from camkit.errors import NonFiniteError
-from tests.kinds import SIX as METHODS
-from tests.networks import SmallCNN, SmallViT, seeded
-from tests.test_batching import options
-from tests.test_cam import NETWORKS
-from tests.test_every_method import CASES
+from tests.helpers.cases import NETWORKS, images_of
+from tests.helpers.kinds import CASES, options
+from tests.helpers.kinds import SIX as METHODS
+from tests.helpers.networks import SmallCNN, SmallViT, seeded
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+]
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 WRAPPERS: dict[str, Any] = {
@@ -56,8 +58,8 @@ def no_waiting() -> Iterator[None]:
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_cpu_and_cuda_agree(method: str, network: str, wrapper: str) -> None:
-    make, layers, images = NETWORKS[network]
-    model = seeded(make())
+    make, layers, size = NETWORKS[network]
+    model, images = seeded(make()), images_of(size)
     on_cpu = WRAPPERS[wrapper](CAM(model, method, layers))(images, [[2, 0], [1, 4]])
     on_cuda = WRAPPERS[wrapper](CAM(model.cuda(), method, layers))(images, [[2, 0], [1, 4]])
     assert on_cuda.device.type == "cuda"

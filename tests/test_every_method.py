@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,34 +15,37 @@ from torch.testing import assert_close
 import camkit
 from camkit import CAM, AugSmooth, EigenSmooth, Explanation
 from camkit.errors import LayerError, UsageError
-from camkit.maps import finish
 from camkit.methods import METHODS
-from camkit.methods.requests import Concepts, GuidedGradients, GuidedLayer
-from tests.kinds import CATEGORICAL, ON_SMALL_CNN, layer_of
-from tests.networks import SmallCNN, SmallViT, seeded
-from tests.refusals import refusal
-from tests.test_batching import options
+from camkit.methods.maps import finish
+from camkit.methods.needs import GuidedGradientsNeed, GuidedLayerNeed
+from tests.helpers.kinds import CASES, CATEGORICAL, ON_SMALL_CNN, ON_SMALL_VIT, layer_of, options
+from tests.helpers.networks import SmallCNN, SmallViT, seeded
+from tests.helpers.refusals import refusal
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 CATEGORIES = [[0, 3, 1], [2, 2, 4]]
-ON_SMALL_VIT = tuple(name for name in METHODS if name not in ("CAM", "GuidedBackprop", "GuidedGradCAM"))
-"""All but those that need ReLUs, or a head of pooling."""
-PIXELS = tuple(name for name, method in METHODS.items() if isinstance(method.request, GuidedGradients | GuidedLayer))
-CASES = [
-    *(pytest.param(SmallCNN, name, layer_of(name), id=f"cnn {name}") for name in ON_SMALL_CNN),
-    *(
-        pytest.param(SmallViT, name, "layers.1.ln1" if layer_of(name) else None, id=f"vit {name}")
-        for name in ON_SMALL_VIT
-    ),
-]
+PIXELS = tuple(
+    name for name, method in METHODS.items() if isinstance(method.need, GuidedGradientsNeed | GuidedLayerNeed)
+)
 each = pytest.mark.parametrize(("make", "method", "layer"), CASES)
 
 
-def made(
-    make: Any, method: str, layer: Any, images: Tensor = IMAGES, targets: Any = CATEGORIES, **how: Any
-) -> Explanation:
-    given = options(method, num_samples=3, num_concepts=3, k=1.0)
-    return CAM(seeded(make()).double(), method, layer, **given, **how).explain(images, targets)
+OPTIONS = {"num_samples": 3, "num_concepts": 3, "k": 1.0}
+"""Of the methods that have them: few samples and concepts, and a threshold that is passed on small grids."""
+
+
+def cam_of(make: Any, method: str, layer: Any) -> CAM:
+    return CAM(seeded(make()).double(), method, layer, **options(method, **OPTIONS))
+
+
+def made(make: Any, method: str, layer: Any, images: Tensor = IMAGES, targets: Any = CATEGORIES) -> Explanation:
+    return cam_of(make, method, layer).explain(images, targets)
+
+
+@cache
+def whole(make: Any, method: str, layer: str | None) -> Explanation:
+    """What every test of the class below compares with."""
+    return made(make, method, layer)
 
 
 def parts(explanation: Explanation) -> tuple[Any, ...]:
@@ -51,13 +55,13 @@ def parts(explanation: Explanation) -> tuple[Any, ...]:
 
 
 def is_concept(method: str) -> bool:
-    return isinstance(METHODS[method].request, Concepts)
+    return METHODS[method].need.finds_targets
 
 
 @each
 class TestEveryMethod:
     def test_makes_maps(self, make: Any, method: str, layer: str | None) -> None:
-        found = made(make, method, layer)
+        found = whole(make, method, layer)
         assert found.maps.shape == (2, 3, 16, 16)
         assert found.maps.dtype == torch.float32
         assert found.maps.isfinite().all()
@@ -80,63 +84,58 @@ class TestEveryMethod:
             assert found.pixels is None
 
     def test_is_called(self, make: Any, method: str, layer: str | None) -> None:
-        model, given = seeded(make()).double(), options(method, num_samples=3, num_concepts=3, k=1.0)
-        whole = made(make, method, layer)
-        cam = CAM(model, method, layer, **given)
-        assert_close(cam(IMAGES, CATEGORIES), whole.maps)
+        cam, expected = cam_of(make, method, layer), whole(make, method, layer)
+        assert_close(cam(IMAGES, CATEGORIES), expected.maps)
         first = cam(IMAGES, [row[0] for row in CATEGORIES])
         if is_concept(method):
-            assert_close(first, whole.maps)
+            assert_close(first, expected.maps)
         else:
             assert first.shape == (2, 16, 16)
-            assert_close(first, whole.maps[:, 0])
-        assert_close(cam(IMAGES), CAM(model, method, layer, **given)(IMAGES, cam.explain(IMAGES).logits.argmax(1)))
+            assert_close(first, expected.maps[:, 0])
+        assert_close(cam(IMAGES), cam_of(make, method, layer)(IMAGES, expected.logits.argmax(1)))
 
     def test_several_categories_are_categories_one_by_one(self, make: Any, method: str, layer: str | None) -> None:
-        whole = made(make, method, layer)
+        together = whole(make, method, layer)
         for number in range(3):
             alone = made(make, method, layer, targets=[row[number] for row in CATEGORIES])
             if is_concept(method):
-                assert_close(parts(whole)[:2], parts(alone)[:2])
+                assert_close(parts(together)[:2], parts(alone)[:2])
             else:
-                assert_close(whole.maps[:, number], alone.maps[:, 0], rtol=1e-5, atol=1e-6)
+                assert_close(together.maps[:, number], alone.maps[:, 0], rtol=1e-5, atol=1e-6)
                 for name, raw in alone.raw.items():
-                    assert_close(whole.raw[name][:, number], raw[:, 0], rtol=1e-6, atol=1e-9)
+                    assert_close(together.raw[name][:, number], raw[:, 0], rtol=1e-6, atol=1e-9)
 
     def test_depends_on_the_category(self, make: Any, method: str, layer: str | None) -> None:
-        whole = made(make, method, layer)
-        same = torch.allclose(whole.maps[0, 0], whole.maps[0, 1], atol=1e-4)
+        maps = whole(make, method, layer).maps
+        same = torch.allclose(maps[0, 0], maps[0, 1], atol=1e-4)
         is_free = method == "AttentionRollout" or method not in CATEGORICAL
         assert same is (is_free and not is_concept(method))
 
     def test_an_image_ignores_its_batch_mates(self, make: Any, method: str, layer: str | None) -> None:
         if is_concept(method):
             return  # it looks for what images have in common
-        whole = made(make, method, layer)
+        together = whole(make, method, layer)
         for image in range(2):
             alone = made(make, method, layer, IMAGES[image : image + 1], CATEGORIES[image : image + 1])
             for name, raw in alone.raw.items():
-                assert_close(whole.raw[name][image], raw[0], rtol=1e-6, atol=1e-9)
-            assert_close(whole.maps[image], alone.maps[0], rtol=1e-5, atol=1e-6)
+                assert_close(together.raw[name][image], raw[0], rtol=1e-6, atol=1e-9)
+            assert_close(together.maps[image], alone.maps[0], rtol=1e-5, atol=1e-6)
 
     def test_two_calls_agree_and_leave_images_alone(self, make: Any, method: str, layer: str | None) -> None:
         images = IMAGES.clone()
-        cam = CAM(seeded(make()), method, layer, **options(method, num_samples=3, num_concepts=3, k=1.0))
+        cam = cam_of(make, method, layer)
         first = cam.explain(images, CATEGORIES)
         assert_close(images, IMAGES, rtol=0, atol=0)
         assert_close(parts(cam.explain(images, CATEGORIES)), parts(first), rtol=1e-4, atol=1e-5)
 
-    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-    def test_without_gradients_around(self, make: Any, method: str, layer: str | None, mode: Any) -> None:
-        cam = CAM(seeded(make()).double(), method, layer, **options(method, num_samples=3, num_concepts=3, k=1.0))
-        expected = cam.explain(IMAGES, CATEGORIES)
-        with mode():
+    def test_in_inference_mode(self, make: Any, method: str, layer: str | None) -> None:
+        cam = cam_of(make, method, layer)
+        with torch.inference_mode():
             found = cam.explain(IMAGES.clone(), CATEGORIES)
-        assert_close(parts(found)[:2], parts(expected)[:2], rtol=1e-6, atol=1e-8)
+        assert_close(parts(found)[:2], parts(whole(make, method, layer))[:2], rtol=1e-6, atol=1e-8)
 
     def test_functions_as_targets(self, make: Any, method: str, layer: str | None) -> None:
-        model, given = seeded(make()).double(), options(method, num_samples=3, num_concepts=3, k=1.0)
-        cam = CAM(model, method, layer, **given)
+        cam = cam_of(make, method, layer)
 
         def third(row: Tensor) -> Tensor:
             return row[2]
@@ -148,38 +147,29 @@ class TestEveryMethod:
             assert_close(cam(IMAGES, third), cam(IMAGES, 2), rtol=1e-5, atol=1e-6)
 
     def test_augmented(self, make: Any, method: str, layer: str | None) -> None:
-        model, given = seeded(make()).double(), options(method, num_samples=3, num_concepts=3, k=1.0)
-        cam = AugSmooth(CAM(model, method, layer, **given))
+        cam = cam_of(make, method, layer)
         if is_concept(method):
-            assert "finds other concepts in every view" in refusal(cam.explain, UsageError, IMAGES)
+            assert "finds other concepts in every view" in refusal(AugSmooth(cam).explain, UsageError, IMAGES)
             return
-        found = cam.explain(IMAGES, CATEGORIES)
+        found = AugSmooth(cam).explain(IMAGES, CATEGORIES)
         assert found.smoothing == ("AugSmooth",)
-        single = [
-            CAM(model, method, found.layers or None, **given).explain(f * IMAGES, CATEGORIES) for f in (0.9, 1, 1.1)
-        ]
-        flipped = [
-            CAM(model, method, found.layers or None, **given).explain(f * IMAGES.flip(-1), CATEGORIES)
-            for f in (0.9, 1, 1.1)
-        ]
-        maps = torch.stack([*(one.maps for one in single), *(one.maps.flip(-1) for one in flipped)]).mean(0)
-        assert_close(found.maps, maps, rtol=1e-5, atol=1e-6)
+        single = cam_of(make, method, found.layers or None)
+        straight = [single.explain(factor * IMAGES, CATEGORIES) for factor in (0.9, 1, 1.1)]
+        flipped = [single.explain(factor * IMAGES.flip(-1), CATEGORIES) for factor in (0.9, 1, 1.1)]
+        maps = torch.stack([*(one.maps for one in straight), *(one.maps.flip(-1) for one in flipped)])
+        assert_close(found.maps, maps.mean(0), rtol=1e-5, atol=1e-6)
         if found.pixels is not None:
-            views = [
-                *(one.pixels for one in single),
-                *(one.pixels.flip(-1) for one in flipped if one.pixels is not None),
-            ]
-            assert_close(found.pixels, torch.stack([view for view in views if view is not None]).mean(0))
+            views = [one.pixels for one in straight] + [one.pixels.flip(-1) for one in flipped]
+            assert_close(found.pixels, torch.stack(views).mean(0))
 
     def test_eigen_smoothed(self, make: Any, method: str, layer: str | None) -> None:
-        given = options(method, num_samples=3, num_concepts=3, k=1.0)
-        cam = EigenSmooth(CAM(seeded(make()).double(), method, layer, **given))
+        cam = EigenSmooth(cam_of(make, method, layer))
         if METHODS[method].reduction is None:
             assert refusal(cam, UsageError, IMAGES) == (
                 f"{method} has no weighted channels for a principal component: leave EigenSmooth out"
             )
             return
-        found, plain = cam.explain(IMAGES, CATEGORIES), made(make, method, layer)
+        found, plain = cam.explain(IMAGES, CATEGORIES), whole(make, method, layer)
         assert found.maps.flatten(2).std(2).min() > 0.01
         assert torch.allclose(found.maps, plain.maps, atol=1e-4) is METHODS[method].keeps_reduction
 
@@ -188,7 +178,7 @@ class TestEveryMethod:
 def test_in_place_twins_agree(method: str) -> None:
     layer = layer_of(method)
     twin = made(lambda: SmallCNN(inplace=True), method, layer)
-    assert_close(parts(twin), parts(made(SmallCNN, method, layer)), rtol=1e-6, atol=1e-8)
+    assert_close(parts(twin), parts(whole(SmallCNN, method, layer)), rtol=1e-6, atol=1e-8)
 
 
 def test_shapley_cam_of_a_score_takes_functions() -> None:
@@ -196,8 +186,10 @@ def test_shapley_cam_of_a_score_takes_functions() -> None:
     assert_close(cam(IMAGES, lambda row: row[2]), cam(IMAGES, 2))
 
 
-LAYERED = [name for name in ON_SMALL_CNN if METHODS[name].request.of_layers and name != "CAM" and not is_concept(name)]
+LAYERED = [name for name in ON_SMALL_CNN if METHODS[name].of_layers and name != "CAM" and not is_concept(name)]
 """Those that can take any two layers; concepts of one layer aren't those of another."""
+ONE_LAYER = [name for name in ON_SMALL_CNN if METHODS[name].fusion == "mean"]
+SEVERAL_LAYERS = [name for name in ON_SMALL_CNN if name != "CAM"]
 
 
 @pytest.mark.parametrize("method", LAYERED)
@@ -208,7 +200,7 @@ class TestSeveralLayers:
         assert found.layers == tuple(layers)
         for name in layers:
             if METHODS[method].fusion == "mean":
-                assert_close(found.raw[name], made(SmallCNN, method, name).raw[name], rtol=1e-6, atol=1e-9)
+                assert_close(found.raw[name], whole(SmallCNN, method, name).raw[name], rtol=1e-6, atol=1e-9)
         flat = [raw.flatten(0, 1) for raw in found.raw.values()]
         assert_close(found.maps.flatten(0, 1), finish(flat, (16, 16), METHODS[method].fusion))
 
@@ -216,33 +208,41 @@ class TestSeveralLayers:
 class TestTogether:
     """All methods in one call make what each makes alone."""
 
-    @pytest.mark.parametrize("aug_smooth", [False, True])
     @pytest.mark.parametrize(
-        ("make", "names", "layers"),
+        ("make", "names", "layers", "aug_smooth"),
         [
-            (SmallCNN, ON_SMALL_CNN, None),
-            (SmallCNN, [name for name in ON_SMALL_CNN if METHODS[name].fusion == "mean"], "relu"),
-            (SmallCNN, [name for name in ON_SMALL_CNN if name != "CAM"], ["conv1", "norm2"]),
-            (SmallViT, ON_SMALL_VIT, None),
-            (SmallViT, ON_SMALL_VIT, ["layers.0", "layers.1.ln1"]),
+            pytest.param(SmallCNN, ON_SMALL_CNN, None, False, id="cnn"),
+            pytest.param(SmallCNN, ON_SMALL_CNN, None, True, id="cnn augmented"),
+            pytest.param(SmallCNN, ONE_LAYER, "relu", False, id="cnn layer"),
+            pytest.param(SmallCNN, SEVERAL_LAYERS, ["conv1", "norm2"], False, id="cnn layers"),
+            pytest.param(
+                SmallCNN, SEVERAL_LAYERS, ["conv1", "norm2"], True, id="cnn layers augmented", marks=pytest.mark.slow
+            ),
+            pytest.param(SmallViT, ON_SMALL_VIT, None, False, id="vit"),
+            pytest.param(SmallViT, ON_SMALL_VIT, None, True, id="vit augmented"),
+            pytest.param(SmallViT, ON_SMALL_VIT, ["layers.0", "layers.1.ln1"], False, id="vit layers"),
+            pytest.param(
+                SmallViT,
+                ON_SMALL_VIT,
+                ["layers.0", "layers.1.ln1"],
+                True,
+                id="vit layers augmented",
+                marks=pytest.mark.slow,
+            ),
         ],
-        ids=["cnn", "cnn relu", "cnn layers", "vit", "vit layers"],
     )
     def test_all(self, make: Any, names: Any, layers: Any, aug_smooth: bool) -> None:
         several = isinstance(layers, list)
         names = [name for name in names if not ((aug_smooth or several) and is_concept(name))]
+        given = {name: value for name, value in OPTIONS.items() if any(name in METHODS[each].options for each in names)}
         model = seeded(make()).double()
-        given = {"num_samples": 2, "num_concepts": 3}
-        given = {name: value for name, value in given.items() if any(name in METHODS[n].options for n in names)}
         together = camkit.explain(model, IMAGES, names, CATEGORIES, layers, aug_smooth=aug_smooth, **given)
         assert list(together) == list(names)
         for name, found in together.items():
-            blind = not METHODS[name].request.of_layers
-            own = None if blind else layers
+            own = layers if METHODS[name].of_layers else None
             if METHODS[name].family == "attention" and layers:
                 own = "layers.0"  # the only one of them that has a block
-            cam = CAM(seeded(make()).double(), name, own, **options(name, **given))
-            alone = AugSmooth(cam, enabled=aug_smooth).explain(IMAGES, CATEGORIES)
+            alone = AugSmooth(cam_of(make, name, own), enabled=aug_smooth).explain(IMAGES, CATEGORIES)
             assert_close(
                 parts(found), parts(alone), rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
             )

@@ -1,4 +1,4 @@
-"""The package as a whole: what is public, what imports what, what an import costs."""
+"""The package as a whole: what is public, what imports what, what an import loads."""
 
 from __future__ import annotations
 
@@ -6,73 +6,50 @@ import ast
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
 import camkit
+import camkit.explaining
+from camkit.models.frameworks import FRAMEWORKS
 
 PACKAGE = Path(camkit.__file__).parent
-# Lower rooms never import higher ones.
-FLOORS = [
-    {"errors", "versions", "shapes", "memory"},
-    {"layers", "capture", "functions", "state", "maps", "outputs"},
-    {"methods.requests", "methods.options"},
-    {"methods.registry", "methods.objectives"},
-    {"methods.reductions"},
-    {"methods.activation", "methods.gradient", "methods.scored", "methods.attention", "methods.concept"},
-    {"methods.pixel"},
-    {"methods"},
-    {"survey", "targets", "objectives"},
-    {"tokens", "trial"},
-    {"layout", "recording"},
-    {"forward"},
-    {"run", "tail", "batching"},
-    {"probe", "scoring", "attention", "pixels", "noise"},
-    {"concepts", "linearity"},
-    {"answers"},
-    {"evidence"},
-    {"cam"},
-    {"smoothing"},
-    {"compose"},
-    {"page", "geometry", "checkpoint", "demo_model"},
-    {"render"},
-    {"sheet", "save", "show"},
-    {"adapters", "adapters.prepared", "adapters.torchvision_shim"},
-    {"adapters.pipeline", "adapters.classifier", "adapters.framework", "adapters.fitting"},
-    {"adapters.photo"},
-    {"adapters.mmpretrain", "adapters.timm", "adapters.torchvision", "adapters.transformers"},
-    {"adapters.loading"},
-    {"commands", "commands.progress", "commands.table"},
-    {"commands.job"},
-    {"commands.arguments"},
-    {"commands.vis_cam", "commands.demo", "commands.layers", "commands.methods"},
-    {"commands.gallery"},
-    {"cli"},
-    {"__main__"},
+# A package, or a module beside them, imports only those behind it.
+PACKAGES = [
+    "__main__",
+    "cli",
+    "constructors",
+    "explaining",
+    "smoothing",
+    "cam",
+    "neighbours",
+    "explanation",
+    "targets",
+    "signals",
+    "layers",
+    "engine",
+    "methods",
+    "visualize",
+    "versions",
+    "models",
+    "errors",
+    "typing",
 ]
-HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
-ADAPTING = {"page", "render", "sheet", "geometry", "checkpoint", "demo_model", "save", "show", "cli", "__main__"}
-LEAVES = {room for room in HEIGHT if room not in ADAPTING and room.partition(".")[0] not in ("adapters", "commands")}
+CORE = ("smoothing", "cam", "targets", "signals", "layers", "engine", "methods", "errors", "typing")
+HOMES = {package: name for name, framework in FRAMEWORKS.items() for package in framework.packages}
+HOMES |= {"huggingface_hub": "timm", "safetensors": "checkpoint"}
+"""Packages by the module of camkit.models that may import them."""
 
-HOMES = {
-    **dict.fromkeys(("mmpretrain", "mmengine", "mmcv"), "adapters.mmpretrain"),
-    **dict.fromkeys(("timm", "huggingface_hub"), "adapters.timm"),
-    "torchvision": "adapters.torchvision",
-    "transformers": "adapters.transformers",
-    "safetensors": "checkpoint",
-}
+FILES = {str(path.relative_to(PACKAGE)): path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"}
+each_file = pytest.mark.parametrize("name", FILES)
 
 
-def rooms() -> dict[str, Path]:
-    """Dotted name below camkit to file."""
-    found = {}
-    for path in PACKAGE.rglob("*.py"):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if name:
-            found[name] = path
-    return found
+def package_of(name: str) -> str:
+    """The package, or the module beside packages, that a file belongs to."""
+    return Path(name).parts[0].removesuffix(".py")
 
 
 def imports(path: Path) -> set[str]:
@@ -86,33 +63,25 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def test_every_room_has_its_floor() -> None:
-    assert set(rooms()) == set(HEIGHT)
+@each_file
+def test_imports_never_point_up(name: str) -> None:
+    above = PACKAGES[: PACKAGES.index(package_of(name))]
+    assert [each for each in imports(FILES[name]) if each.startswith("camkit.") and each.split(".")[1] in above] == []
 
 
-@pytest.mark.parametrize("room", HEIGHT)
-def test_imports_never_point_up(room: str) -> None:
-    for target in imports(rooms()[room]):
-        below = target.removeprefix("camkit.")
-        if target.startswith("camkit.") and below in HEIGHT:
-            assert HEIGHT[below] <= HEIGHT[room], f"{room} imports {below}"
+@each_file
+def test_frameworks_stay_in_their_module(name: str) -> None:
+    names = {each.partition(".")[0] for each in imports(FILES[name])}
+    assert {each for each in names if each in HOMES and name != f"models/{HOMES[each]}.py"} == set()
+    assert not names & {"pytorch_grad_cam", "captum", "torchcam"}, "packages to compare with, in tests alone"
+    if package_of(name) in CORE:
+        assert not names & {"argparse", "cv2", "numpy", "matplotlib", "PIL", "rich"}
 
 
-@pytest.mark.parametrize("room", HEIGHT)
-def test_frameworks_stay_in_their_adapters(room: str) -> None:
-    names = {target.partition(".")[0] for target in imports(rooms()[room])}
-    for framework, home in HOMES.items():
-        assert framework not in names or room == home
-    assert not names & {"pytorch_grad_cam", "captum", "torchcam"}
-    if room in LEAVES:
-        assert not names & {"argparse", "cv2", "numpy", "matplotlib", "timm", "torchvision"}
-
-
-def test_only_capture_registers_hooks() -> None:
+def test_only_one_module_registers_hooks() -> None:
     """Hooks on forward and backward, that is, by any of torch's names; loading a state dict has hooks of its own."""
     hook = re.compile(r"register_(?!load_state_dict)\w*hook")
-    users = {room for room, path in rooms().items() if hook.search(path.read_text())}
-    assert users == {"capture"}
+    assert [name for name, path in FILES.items() if hook.search(path.read_text())] == ["engine/hooks.py"]
 
 
 PUBLIC = """
@@ -128,12 +97,24 @@ PUBLIC = """
 
 def test_public_names() -> None:
     """A removed name fails here: users import these."""
-    assert sorted(dir(camkit)) == PUBLIC.split()
-    assert sorted(camkit.__all__) == PUBLIC.split()
+    assert set(PUBLIC.split()) <= set(dir(camkit)) == set(camkit.__all__)  # type: ignore[attr-defined]
     for name in PUBLIC.split():
         assert getattr(camkit, name) is not None
-    with pytest.raises(AttributeError, match="module 'camkit' has no attribute 'GradCAN'"):
-        camkit.GradCAN  # noqa: B018
+
+
+def test_no_public_name_is_a_module_too() -> None:
+    """Importing a module makes it an attribute of the package, in place of a function of that name."""
+    assert not {package_of(name) for name in FILES} & set(PUBLIC.split())
+    assert isinstance(camkit.explain, FunctionType)
+
+
+def test_a_misspelt_name_is_answered_with_the_closest() -> None:
+    with pytest.raises(AttributeError, match="module 'camkit' has no attribute 'GradCan'; closest: GradCAM, "):
+        camkit.GradCan  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_version() -> None:
+    assert camkit.__version__ == version("camkit")
 
 
 def loaded_after(code: str) -> set[str]:
@@ -147,8 +128,12 @@ def loaded_after(code: str) -> set[str]:
     return set(printed.splitlines()[-1].split())
 
 
-def test_importing_and_using_the_core_loads_torch_and_nothing_else() -> None:
-    loaded = loaded_after("import camkit; camkit.CAM; camkit.METHODS; camkit.AugSmooth")
+def test_importing_loads_next_to_nothing() -> None:
+    assert not loaded_after("import camkit; dir(camkit); camkit.UsageError") & {"torch", "numpy", "typing_extensions"}
+
+
+def test_using_the_core_loads_torch_and_nothing_else() -> None:
+    loaded = loaded_after("import camkit; camkit.GradCAM; camkit.METHODS; camkit.AugSmooth")
     assert "torch" in loaded
     # numpy comes with torch.
     assert not loaded & {"cv2", "matplotlib", "mmpretrain", "mmengine", "mmcv", "timm", "torchvision", "rich"}
@@ -156,11 +141,11 @@ def test_importing_and_using_the_core_loads_torch_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("arguments", ["['--help']", "['--version']", "['vis_cam']"])
 def test_help_loads_no_torch(arguments: str) -> None:
-    loaded = loaded_after(f"from camkit.cli import main\ntry: main({arguments})\nexcept SystemExit: pass")
+    loaded = loaded_after(f"from camkit.cli.main import main\ntry: main({arguments})\nexcept SystemExit: pass")
     assert "camkit" in loaded
     assert "torch" not in loaded
 
 
 def test_help_of_a_command_loads_no_mmpretrain() -> None:
-    loaded = loaded_after("from camkit.cli import main\ntry: main(['vis-cam', '--help'])\nexcept SystemExit: pass")
+    loaded = loaded_after("from camkit.cli.main import main\ntry: main(['vis-cam', '--help'])\nexcept SystemExit: pass")
     assert not loaded & {"mmpretrain", "mmengine", "mmcv", "torchvision"}

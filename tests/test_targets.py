@@ -1,176 +1,156 @@
-"""Targets: who is asked for, and that nothing is zipped short."""
+"""Ready-made targets: their scores, the maps they lead to, and what they refuse."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from camkit import CAM
-from camkit.errors import NonFiniteError, UsageError
-from camkit.targets import rows, score
-from tests.networks import SmallCNN, seeded
+import camkit
+from camkit import CAM, AugSmooth, BinaryLogit, BoxScore, Logit, Probability, SegmentationCategory, Similarity
+from camkit.errors import UsageError
+from tests.helpers.networks import SmallCNN, seeded
 
 IMAGES = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-CAM_OF_SMALL = CAM(seeded(SmallCNN()), "GradCAM", "norm1")
+LOGITS = torch.tensor([0.5, -1.0, 2.0])
 
 
-def one(image: int, category: int) -> Tensor:
-    return CAM_OF_SMALL(IMAGES[image : image + 1], category)[0]
+def raw(targets: Any, model: nn.Module | None = None, layer: str = "norm2") -> Tensor:
+    return CAM(model or seeded(SmallCNN()), "GradCAM", layer).explain(IMAGES, targets).raw[layer]
+
+
+def test_a_logit_is_what_an_index_means() -> None:
+    assert Logit(2)(LOGITS) == 2
+    assert_close(raw(Logit(3)), raw(3))
+
+
+def test_probability_counts_evidence_against_the_others() -> None:
+    assert_close(Probability(2)(LOGITS), LOGITS.softmax(0)[2])
+    logits = seeded(SmallCNN())(IMAGES)
+    share = logits.softmax(1)
+    # d p_c / d A = p_c (d z_c / d A - sum_k p_k d z_k / d A), and GradCAM is linear in the gradient.
+    mean = sum(share[:, k, None, None, None] * raw(k) for k in range(5))
+    assert_close(raw(Probability(3)), share[:, 3, None, None, None] * (raw(3) - mean))
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_binary_logit_has_two_signs(positive: bool) -> None:
+    class Binary(SmallCNN):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images)[:, 2:3]
+
+    sign = 1 if positive else -1
+    assert_close(raw(BinaryLogit(positive), seeded(Binary())), sign * raw(2))
+    assert BinaryLogit(positive)(torch.tensor(0.5)) == sign * 0.5
+
+
+def test_similarity_to_an_embedding() -> None:
+    embedding = torch.tensor([1.0, 0.0, 1.0])
+    assert_close(Similarity(embedding)(LOGITS), LOGITS @ embedding / LOGITS.norm() / embedding.norm())
+    assert_close(Similarity(LOGITS)(3 * LOGITS), torch.tensor(1.0))
+
+
+class Dense(nn.Module):
+    """Segments: every place has logits of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, 3, 1)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"out": self.head(self.norm(self.conv(images)).sigmoid())}
+
+
+def test_segmentation_within_a_mask() -> None:
+    mask = torch.zeros(12, 12, dtype=torch.bool)
+    mask[2:5, 6:9] = True
+    model = seeded(Dense())
+    target = SegmentationCategory(0, mask)
+    assert_close(target(model(IMAGES)["out"][0]), model(IMAGES)["out"][0, 0][mask].sum())
+    # The score depends on nothing beside the mask: LayerCAM shows nothing there.
+    lit = CAM(model, "LayerCAM", "norm").explain(IMAGES, target).raw["norm"][:, 0]
+    assert (lit[:, ~mask] == 0).all()
+    assert (lit[:, mask] != 0).any()
+
+
+class Detector(nn.Module):
+    """Two fixed boxes per image; the score of each comes from what lies within it."""
+
+    boxes = torch.tensor([[0.0, 0.0, 6.0, 6.0], [6.0, 6.0, 12.0, 12.0]])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
+        features = self.norm(self.conv(images)).relu().mean(1)
+        return [
+            {
+                "boxes": self.boxes,
+                "labels": torch.tensor([1, 7]),
+                "scores": torch.stack([one[y : y + 6, x : x + 6].mean() for x, y in ((0, 0), (6, 6))]).sigmoid(),
+            }
+            for one in features
+        ]
+
+
+class TestBoxScore:
+    def test_is_score_and_overlap_of_the_best_detection_with_the_label(self) -> None:
+        found = seeded(Detector())(IMAGES)[0]
+        near = torch.tensor([[0.0, 0.0, 6.0, 5.0]])
+        assert_close(BoxScore(near, [1])(found), found["scores"][0] + 5 / 6)
+        both = BoxScore(Detector.boxes, [1, 7])
+        assert_close(both(found), found["scores"].sum() + 2)
+
+    def test_shows_the_box_asked_for(self) -> None:
+        model = seeded(Detector())
+        for index, inside in enumerate(((slice(0, 6),) * 2, (slice(6, 12),) * 2)):
+            target = BoxScore(Detector.boxes[index : index + 1], [[1, 7][index]])
+            lit = CAM(model, "LayerCAM", "norm").explain(IMAGES, target).raw["norm"][:, 0]
+            assert lit[:, *inside].sum() > 0
+            assert_close(lit[:, *inside].sum(), lit.sum())
+
+    def test_an_object_that_wasnt_detected(self) -> None:
+        found = seeded(Detector())(IMAGES)[0]
+        for box, label in ((Detector.boxes[:1], 7), (torch.tensor([[9.0, 0.0, 12.0, 3.0]]), 1)):
+            with pytest.raises(UsageError, match=r"no detection of \[\d\] overlaps .* by 0.5 .*detected: \[1, 7\]"):
+                BoxScore(box, [label])(found)
+
+    def test_wrong_boxes_and_wrong_rows(self) -> None:
+        with pytest.raises(UsageError, match=r"boxes \(M, 4\) and M labels, got \(2, 4\) and 1"):
+            BoxScore(Detector.boxes, [1])
+        with pytest.raises(UsageError, match="needs a mapping per image; missing: boxes, labels, scores"):
+            BoxScore(Detector.boxes, [1, 7])(LOGITS)
 
 
 @pytest.mark.parametrize(
-    "targets",
+    ("target", "row", "message"),
     [
-        3,
-        [3, 3],
-        (3, 3),
-        [[3], [3]],
-        torch.tensor([3, 3]),
-        np.array([3, 3]),
-        np.int64(3),
-        [torch.tensor(3), torch.tensor(3)],
-        [np.array([3]), torch.tensor([3])],
-        [np.int64(3), 3],
+        (Logit(3), LOGITS, r"category 3 is outside 0\.\.2"),
+        (Logit(0), LOGITS[None], r"category 0 needs \(K,\) per image, the model returns \(1, 3\)"),
+        (Probability(-1), LOGITS, r"category -1 is outside 0\.\.2"),
+        (BinaryLogit(), LOGITS, r"one logit per image, the model returns \(3,\): use Logit"),
+        (Similarity(torch.ones(4)), LOGITS, r"it is \(4,\), the model returns \(3,\)"),
+        (SegmentationCategory(0, torch.ones(2, 2)), LOGITS, r"needs \(K, H, W\) per image"),
+        (SegmentationCategory(0, torch.ones(2, 2)), torch.ones(3, 4, 4), r"the mask is \(2, 2\), .* \(4, 4\): resize"),
+        (SegmentationCategory(0, torch.zeros(4, 4)), torch.ones(3, 4, 4), "the mask is empty"),
     ],
 )
-def test_one_category_in_every_spelling(targets: Any) -> None:
-    result = CAM_OF_SMALL.explain(IMAGES, targets)
-    assert_close(result.maps[:, 0], torch.stack([one(0, 3), one(1, 3)]))
-    assert isinstance(result.targets, Tensor)
-    assert result.targets.tolist() == [[3], [3]]
-
-
-def test_none_is_each_images_own_top_class() -> None:
-    result = CAM_OF_SMALL.explain(IMAGES)
-    top = result.logits.argmax(1)
-    assert_close(result.targets, top[:, None])
-    assert_close(result.maps, CAM_OF_SMALL.explain(IMAGES, top).maps)
-    assert_close(result.scores[:, 0], result.logits.amax(1))
-
-
-def test_one_category_per_image() -> None:
-    assert_close(CAM_OF_SMALL(IMAGES, [4, 0]), torch.stack([one(0, 4), one(1, 0)]))
-
-
-@pytest.mark.parametrize("as_tensor", [False, True])
-def test_several_categories_from_one_forward(as_tensor: bool) -> None:
-    runs: list[int] = []
-    handle = CAM_OF_SMALL.model.head.register_forward_hook(lambda *_: runs.append(1))
-    rows = [[0, 1, 2], [4, 1, 0]]
-    maps = CAM_OF_SMALL(IMAGES, torch.tensor(rows) if as_tensor else rows)
-    handle.remove()
-    assert len(runs) == 1
-    assert maps.shape == (2, 3, 12, 12)
-    assert_close(maps, torch.stack([torch.stack([one(i, c) for c in row]) for i, row in enumerate(rows)]))
-
-
-def test_callables_in_place_of_indices() -> None:
-    def margin(logits: Tensor) -> Tensor:
-        return logits[1] - logits[2]
-
-    def second(logits: Tensor) -> Tensor:
-        return logits[2:3]
-
-    result = CAM_OF_SMALL.explain(IMAGES, [[margin, 1], [second, 0]])
-    assert_close(result.maps[0, 1], one(0, 1))
-    assert_close(result.maps[1, 0], one(1, 2))
-    assert_close(result.scores[0, 0], result.logits[0, 1] - result.logits[0, 2])
-    assert result.targets == ((margin, 1), (second, 0))
-    assert_close(CAM_OF_SMALL(IMAGES, lambda logits: logits[3]), CAM_OF_SMALL(IMAGES, 3))
-
-
-@pytest.mark.parametrize(
-    ("batch", "targets", "message"),
-    [
-        (1, [1, 2], r"2 targets for 1 image; for several categories of one image pass a list per image: \[\[1, 2\]\]"),
-        (2, [1, 2, 3], "3 targets for 2 images"),
-        (2, [1], "1 targets for 2 images"),
-        (2, [[1], [1, 2]], r"every image needs the same number of targets.*\[1, 2\]"),
-        (2, [[], []], "at least one"),
-        (2, 5, r"category 5 is outside 0\.\.4"),
-        (2, [0, -1], r"category -1 is outside 0\.\.4"),
-        (2, [lambda row: row[0], 9], r"category 9 is outside 0\.\.4"),
-        (2, "cat", "a target is a class index or a callable, got 'cat'"),
-        (2, [1.5, 2], "a target is a class index or a callable, got 1.5"),
-        (2, True, "a target is a class index or a callable, got True"),
-        (2, b"ab", "a target is a class index or a callable, got b'ab'"),
-        (2, lambda row: row, "must return a scalar tensor"),
-        (2, lambda row: 3.0, "must return a scalar tensor"),
-    ],
-)
-def test_targets_that_dont_fit(batch: int, targets: Any, message: str) -> None:
+def test_rows_that_dont_fit(target: Any, row: Tensor, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        CAM_OF_SMALL(IMAGES[:batch], targets)
+        target(row)
 
 
-class TestOutputs:
-    def net(self, wrap: Any) -> nn.Module:
-        class Net(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.net = SmallCNN()
-
-            def forward(self, images: Tensor) -> Any:
-                return wrap(self.net(images))
-
-        return seeded(Net())
-
-    @pytest.mark.parametrize("wrap", [lambda t: 3, lambda t: {"a": t.argmax(1)}, lambda t: (t[:1], 2)])
-    def test_or_not(self, wrap: Any) -> None:
-        with pytest.raises(
-            UsageError, match=r"the model returns (int|dict|tuple.*), which holds no row of scores.*output="
-        ):
-            CAM(self.net(wrap), target_layers="net.norm1")(IMAGES, 1)
-
-    def test_class_targets_need_classes(self) -> None:
-        model = self.net(lambda t: t[:, :, None])
-        with pytest.raises(UsageError, match=r"class targets need logits .*\(2, 5, 1\): pass a callable"):
-            CAM(model, target_layers="net.norm1")(IMAGES, 1)
-        made = CAM(model, target_layers="net.norm1")(IMAGES, lambda row: row[1, 0])
-        assert_close(made, CAM(self.net(lambda t: t), target_layers="net.norm1")(IMAGES, 1))
-
-    def test_one_row_per_image(self) -> None:
-        with pytest.raises(UsageError, match=r"the model returns \(1, 5\) for 2 images: one row per image is needed"):
-            CAM(self.net(lambda t: t[:1]), target_layers="net.norm1")(IMAGES, 1)
-
-    def test_scores_that_are_no_numbers(self) -> None:
-        model = self.net(lambda t: t * torch.tensor([[1.0], [torch.nan]]))
-        with pytest.raises(NonFiniteError, match="the score of image 1 is NaN or infinite"):
-            CAM(model, target_layers="net.norm1")(IMAGES, 1)
-
-
-def test_classes_that_stay_on_their_device() -> None:
-    """Nothing is read back of them, so one that doesn't exist shows as NaN in its own image alone."""
-    logits = torch.randn(2, 5, requires_grad=True)
-    chosen, scores = score(logits, torch.tensor([[1, 4], [5, -1]]))
-    assert_close(scores[0], logits[0, [1, 4]])
-    assert scores[1].isnan().all()
-    (gradient,) = torch.autograd.grad(scores.sum(), logits)
-    assert gradient[0].isfinite().all()
-    assert gradient[1].isnan().any()
-    assert chosen.tolist() == [[1, 4], [5, -1]]
-
-
-@pytest.mark.parametrize(
-    ("targets", "message"),
-    [
-        (torch.zeros(2, device="meta"), "targets are class indices, got a tensor of torch.float32"),
-        (torch.zeros(2, device="meta", dtype=torch.bool), "got a tensor of torch.bool"),
-        (torch.zeros(3, device="meta", dtype=torch.long), r"targets \(3,\) for 2 images"),
-        (torch.zeros(2, 0, device="meta", dtype=torch.long), r"targets \(2, 0\) for 2 images"),
-    ],
-)
-def test_classes_on_a_device_that_are_none(targets: Tensor, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        rows(targets, 2)
-
-
-def test_classes_on_a_device_are_left_there() -> None:
-    found = rows(torch.zeros(2, device="meta", dtype=torch.int32), 2)
-    assert isinstance(found, Tensor)
-    assert (found.device.type, found.shape, found.dtype) == ("meta", (2, 1), torch.int64)
+def test_a_target_that_names_a_place_is_refused_by_mirrored_views() -> None:
+    smooth = AugSmooth(CAM(seeded(Dense()), "GradCAM", "norm"))
+    with pytest.raises(UsageError, match="names a place in the image .*mirrored view: leave out AugSmooth"):
+        smooth(IMAGES, SegmentationCategory(0, torch.ones(12, 12)))
+    off = AugSmooth(CAM(seeded(Dense()), "GradCAM", "norm"), enabled=False)
+    assert off(IMAGES, SegmentationCategory(0, torch.ones(12, 12))).shape == (2, 12, 12)
+    assert AugSmooth(CAM(seeded(SmallCNN())))(IMAGES, camkit.Probability(1)).shape == (2, 12, 12)

@@ -21,7 +21,7 @@ BLACK = (0, 0, 0)
 
 
 def picture(model: nn.Module, canvases: Canvases, index: int) -> NDArray[np.uint8]:
-    """Overlays of canvas number ``index``, BGR: the box of the digit asked for, a cross at the hottest position."""
+    """Overlays of canvas number ``index``, RGB: the box of the digit asked for, a cross at the hottest position."""
     image = canvases.images[index : index + 1]
     grey = (255 * image[0, 0].clamp(0, 1)).byte().numpy().repeat(ZOOM, 0).repeat(ZOOM, 1)
     shown = np.repeat(grey[:, :, None], 3, 2)

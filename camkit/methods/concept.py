@@ -1,4 +1,4 @@
-"""Deep feature factorisation: what the images of a batch have in common, without asking for a class."""
+"""Methods that find concepts: patterns that the images of a batch have in common, without asking for a class."""
 
 from __future__ import annotations
 
@@ -6,41 +6,55 @@ import torch
 from torch import Tensor
 
 from camkit.errors import UsageError
+from camkit.methods.needs import ConceptsNeed
 from camkit.methods.options import Count, Seed
-from camkit.methods.registry import method
-from camkit.methods.requests import Concepts
-from camkit.shapes import Activations
+from camkit.methods.registry import Maps, method
+from camkit.typing import Activations
 
 SWEEPS = 200
+"""At most so many sweeps over the components."""
 TOLERANCE = 1e-4
-"""Sweeps end when the projected gradients are this much smaller than in the first one."""
+"""Sweeps end when the projected gradients are smaller than in the first sweep by this factor."""
 
 
 @method(
     "DFF",
     paper="Collins et al. 2018, min |A - H W|",
-    weighting="non-negative factors of the activations of all images",
+    formula="non-negative factors of the activations of all images",
     reduction=None,
-    request=Concepts,
+    need=ConceptsNeed,
     family="concept",
     cost="2 + num_concepts tails",
     identifier="DeepFeatureFactorization",
 )
-def deep_feature_factorization(
-    activations: Activations, *, num_concepts: Count = 4, seed: Seed = 0
-) -> tuple[Tensor, Tensor]:
-    """Factorise channels by places, of all images together, into concepts and where they are.
+def deep_feature_factorization(activations: Activations, *, num_concepts: Count = 4, seed: Seed = 0) -> Maps:
+    """Factorise the activations of all images into a few concepts and a map of each.
+
+    Shows what the images of a batch have in common, such as an object's parts; each concept is named by the class that
+    the network gives to it. It ignores the targets, and other images in the batch change an image's maps.
+
+        min ||A - H W||,  H >= 0,  W >= 0
+
+    where row i of A holds the layer's activations of all channels at position i of all images, less each channel's
+    minimum. Column c of H is the map of concept c, row c of W its activations by channel.
+
+    Paper: Collins et al. 2018, "Deep Feature Factorization For Concept Discovery", min |A - H W|.
 
     Args:
-        activations: (B, C, *S); each channel's minimum is taken off first, so that nothing is negative.
-        num_concepts: how many, K.
-        seed: of the start.
+        activations: (B, C, *S).
+        num_concepts: number of concepts K.
+        seed: seed of the factors to start from.
 
     Returns:
-        Where each concept is, (K, B, *S), not negative, and the concepts as channels (K, C).
+        Maps (K, B, *S), not negative, and the concepts (K, C).
 
     Raises:
-        UsageError: more concepts than channels or places.
+        UsageError: more concepts than channels or positions.
+
+    Example:
+        >>> cam = camkit.DeepFeatureFactorization(model, ["features"], num_concepts=3)
+        >>> cam(images).shape
+        torch.Size([2, 3, 32, 32])
     """
     matrix = activations.transpose(0, 1).flatten(1)
     if num_concepts > min(matrix.shape):
@@ -50,11 +64,12 @@ def deep_feature_factorization(
         )
     offset = matrix.amin(1, keepdim=True)
     channels, places = factorise(matrix - offset, *start(matrix - offset, num_concepts, seed))
-    return places.view(num_concepts, len(activations), *activations.shape[2:]), (channels + offset).T
+    maps = places.view(num_concepts, len(activations), *activations.shape[2:])
+    return Maps(maps, concepts=(channels + offset).T)
 
 
 def start(matrix: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Random factors (C, count) and (count, P) of the size that the mean of ``matrix`` (C, P) asks for."""
+    """Draw random factors (C, count) and (count, P), scaled so that their product has the mean of ``matrix`` (C, P)."""
     generator = torch.Generator().manual_seed(seed)
     size = (matrix.mean() / count).sqrt()
     shapes = (matrix.shape[0], count), (count, matrix.shape[1])
@@ -63,15 +78,18 @@ def start(matrix: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def factorise(matrix: Tensor, channels: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors whose product is close to ``matrix``, neither of them negative, by cyclic coordinate descent.
+    """Find non-negative factors whose product is close to ``matrix``.
 
-    One component after the other takes its best value while the others are held (Cichocki and Phan 2009, HALS), in at
-    most :data:`SWEEPS` sweeps.
+    Cyclic coordinate descent: each component in turn takes its best value while the others are held (Cichocki and Phan
+    2009, HALS).
 
     Args:
         matrix: (C, P), not negative.
         channels: (C, K) to start from.
         places: (K, P) to start from.
+
+    Returns:
+        (C, K) and (K, P).
     """
     left, right = channels.clone(), places.T.clone()
     first = None
@@ -84,7 +102,7 @@ def factorise(matrix: Tensor, channels: Tensor, places: Tensor) -> tuple[Tensor,
 
 
 def _sweep(factor: Tensor, gram: Tensor, product: Tensor) -> float:
-    """Update every column of ``factor`` (N, K) in place; how far it was from the best, in projected gradients."""
+    """Update each column of ``factor`` (N, K) in place and return the sum of its projected gradients' sizes."""
     violation = factor.new_zeros(())
     for column in range(factor.shape[1]):
         gradient = factor @ gram[:, column] - product[:, column]

@@ -1,4 +1,4 @@
-"""Options of methods: what they are called, and which values they take."""
+"""Options of methods: their names, and which values they take."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from camkit.errors import UsageError
 
 @dataclass(frozen=True)
 class Kind:
-    """What an option's values are.
+    """The values an option takes.
 
     Attributes:
-        words: in words, behind "takes".
-        fits: whether a value is one; sequences come as tuples, numbers as they are.
+        words: in words, as messages say it.
+        fits: whether a value is allowed; lists are passed as tuples.
+        choices: all allowed values, where they are few.
     """
 
     words: str
     fits: Callable[[Any], bool]
+    choices: tuple[str | int, ...] = ()
 
 
 def _is_integer(value: Any) -> bool:
@@ -37,8 +39,8 @@ def _is_number(value: Any) -> bool:
 
 
 def one_of(*choices: str) -> Kind:
-    """A word out of several."""
-    return Kind(f"one of {', '.join(choices)}", lambda value: isinstance(value, str) and value in choices)
+    """One of several words."""
+    return Kind(f"one of {', '.join(choices)}", lambda value: isinstance(value, str) and value in choices, choices)
 
 
 Count = Annotated[int, Kind("a whole number of at least 1", lambda value: _is_integer(value) and value > 0)]
@@ -58,7 +60,7 @@ OptionalPositive = Annotated[
     float | None,
     Kind("a number above 0, or None", lambda value: value is None or (_is_number(value) and value > 0)),
 ]
-Derivative = Annotated[int, Kind("1 or 2", lambda value: _is_integer(value) and value in (1, 2))]
+Derivative = Annotated[int, Kind("1 or 2", lambda value: _is_integer(value) and value in (1, 2), (1, 2))]
 Ranks = Annotated[
     tuple[int, ...],
     Kind(
@@ -69,7 +71,7 @@ Ranks = Annotated[
 
 
 def options_of(function: Callable[..., Any]) -> MappingProxyType[str, Any]:
-    """Keyword-only parameters and their defaults."""
+    """Keyword-only parameters of a function and their defaults."""
     return _options_of(function)
 
 
@@ -80,15 +82,20 @@ def _options_of(function: Callable[..., Any]) -> MappingProxyType[str, Any]:
 
 
 def checked(method: str, name: str, value: Any, sources: Iterable[Callable[..., Any]]) -> Any:
-    """The value as the function that has the option can take it.
+    """Convert an option's value to the type that its function takes: lists to tuples, whole numbers to float.
 
     Raises:
-        UsageError: it can't.
+        UsageError: the option does not take such a value.
     """
     made = tuple(value) if isinstance(value, list) else value
-    source = next(each for each in sources if name in options_of(each))
-    hint = get_type_hints(source, include_extras=True)[name]
-    kind = next(each for each in hint.__metadata__ if isinstance(each, Kind))
+    plain, kind = kind_of(name, sources)
     if not kind.fits(made):
         raise UsageError(f"the option {name} of {method} takes {kind.words}, got {value!r}")
-    return float(made) if isinstance(made, int) and float in (hint.__origin__, *get_args(hint.__origin__)) else made
+    return float(made) if isinstance(made, int) and float in (plain, *get_args(plain)) else made
+
+
+def kind_of(name: str, sources: Iterable[Callable[..., Any]]) -> tuple[Any, Kind]:
+    """The plain type and the kind of an option, from the function among ``sources`` that has it."""
+    source = next(each for each in sources if name in options_of(each))
+    hint = get_type_hints(source, include_extras=True)[name]
+    return hint.__origin__, next(each for each in hint.__metadata__ if isinstance(each, Kind))

@@ -1,4 +1,4 @@
-"""From weighted channels to one signed map."""
+"""Reductions: from weighted channels to one signed map."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch.nn import functional
 
 from camkit.methods.options import OptionalPositive, one_of
 from camkit.methods.registry import Weighted, Weights
-from camkit.shapes import Activations, SignedMaps
+from camkit.typing import Activations, SignedMaps
 
 Kernel = Annotated[str, one_of("sigmoid", "rbf", "poly", "linear", "cosine")]
 SQUARINGS = 24
-"""Tells eigenvalues apart that differ by a millionth, which is what float32 can tell."""
+"""Enough to separate eigenvalues that differ by a millionth, the resolution of float32."""
 
 
 def channel_sum(activations: Activations, weights: Weights) -> SignedMaps:
-    """Weighted sum over channels, (B, C, *S) and weights to (T, B, *S)."""
+    """Sum weighted channels, (B, C, *S) and weights to (T, B, *S)."""
     if weights is None:
         return activations.sum(1)[None]
     if isinstance(weights, Weighted):
         return weights.channels.sum(2)
-    # On a GPU products may be set to ten bits, sums are not.
+    # On a GPU, matrix products may run in TF32, with ten bits of mantissa; sums do not.
     if weights.shape[3:].numel() > 1 or weights.is_cuda:
         return (weights * activations).sum(2)
-    # A matrix product per image: the weighted activations, as many as gradients, are never made.
+    # A matrix product per image never stores the weighted activations, (T, B, C, *S).
     sums = weights.flatten(2).transpose(0, 1) @ activations.flatten(2)
     return sums.transpose(0, 1).reshape(*weights.shape[:2], *activations.shape[2:])
 
@@ -38,8 +38,9 @@ def principal_component(activations: Activations, weights: Weights) -> SignedMap
 
     Rows are positions, columns are weighted channels, each column centred; the projection is on the first right
     singular vector (Muhammad and Yeasin 2020, O V_1). Its sign is defined: the inner product with the squared L2 norm
-    of each position's uncentred channel vector is not negative, so that hot is where the layer has energy; where that
-    product vanishes, the entry of largest magnitude is positive. An image with NaN or infinity gets a map of NaN.
+    of each position's uncentred channel vector is not negative, so the map is high where weighted activations are
+    large; where that product vanishes, the entry of largest magnitude is positive. An image with NaN or infinity gets a
+    map of NaN.
     """
     rows, shape = _rows(activations, weights)
     projection = _first_component(rows - rows.mean(1, keepdim=True))
@@ -47,7 +48,7 @@ def principal_component(activations: Activations, weights: Weights) -> SignedMap
 
 
 def extremes_component(activations: Activations, weights: Weights) -> SignedMaps:
-    """Like :func:`principal_component`, but its largest entry by size is positive (Chung and Ying 2025, eq. 13)."""
+    """As :func:`principal_component`, with its largest entry by size positive (Chung and Ying 2025, eq. 13)."""
     rows, shape = _rows(activations, weights)
     projection = _first_component(rows - rows.mean(1, keepdim=True))
     largest = projection.gather(1, projection.abs().argmax(1, keepdim=True))
@@ -66,8 +67,10 @@ def kernel_component(
     Args:
         activations: (B, C, *S).
         weights: see :data:`Weights`.
-        kernel: one of :data:`KERNELS`.
-        gamma: of the kernel; None is 1 / C.
+        kernel: similarity of the channels x and y at two positions: ``"sigmoid"`` is tanh(gamma x.y + 1), ``"rbf"``
+            exp(-gamma |x - y|^2), ``"poly"`` (gamma x.y + 1)^3, ``"linear"`` x.y, as in Eigen-CAM, and ``"cosine"``
+            cos(x, y).
+        gamma: scale of the kernel; None is one over the number of channels.
     """
     rows, shape = _rows(activations, weights)
     centred = rows.double()
@@ -75,11 +78,11 @@ def kernel_component(
     similarity = KERNELS[kernel](centred, 1 / centred.shape[2] if gamma is None else gamma)
     rounding = torch.finfo(similarity.dtype).eps * similarity.shape[1] * similarity.abs().amax((1, 2))[:, None]
     similarity = similarity - similarity.mean(1, keepdim=True) - similarity.mean(2, keepdim=True)
-    similarity = similarity - similarity.mean((1, 2), keepdim=True)  # which the two steps before left at minus the mean
+    similarity = similarity - similarity.mean((1, 2), keepdim=True)  # minus the mean, after both subtractions above
     finite = similarity.isfinite().all(2).all(1)
-    values, vectors = torch.linalg.eigh(torch.where(finite[:, None, None], similarity, 0))
-    leading = torch.where(values[:, -1:] > rounding, values[:, -1:], 0)
-    projection = vectors[:, :, -1] * leading.sqrt()
+    values, vectors = leading_eigenpair(torch.where(finite[:, None, None], similarity, 0))
+    leading = torch.where(values[:, None] > rounding, values[:, None], 0)
+    projection = vectors * leading.sqrt()
     projection = torch.where(finite[:, None], projection, math.nan).to(rows.dtype)
     return (projection * _energy_sign(projection, rows)).reshape(shape)
 
@@ -112,11 +115,11 @@ KERNELS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "linear": _linear,
     "cosine": _cosine,
 }
-"""(B, P, C) and gamma to (B, P, P): tanh(gamma x y + 1), exp(-gamma |x - y|^2), (gamma x y + 1)^3, x y, cos(x, y)."""
+"""From rows (B, P, C) and gamma to the kernel matrix (B, P, P)."""
 
 
 def _rows(activations: Activations, weights: Weights) -> tuple[Tensor, tuple[int, ...]]:
-    """Weighted channels by position, (T * B, P, C), and the shape of the maps, (T, B, *S)."""
+    """Return weighted channels as one row per position, (T * B, P, C), and the shape of the maps, (T, B, *S)."""
     if isinstance(weights, Weighted):
         weighted = weights.channels
     else:
@@ -125,16 +128,16 @@ def _rows(activations: Activations, weights: Weights) -> tuple[Tensor, tuple[int
 
 
 def _first_component(rows: Tensor) -> Tensor:
-    """Left singular vector times singular value of the largest singular value, (B, P, C) to (B, P).
+    """The first left singular vector times its singular value, (B, P, C) to (B, P).
 
-    The smaller of the two Gram matrices has the same leading vector as the SVD, and an error of the same order for
-    that vector: squaring the singular values also doubles the relative gap to the second.
+    Computed from the smaller Gram matrix, which is much faster than an SVD. The vector's error is of the same order:
+    squaring the singular values also doubles the relative gap between the first and the second.
     """
     wide = rows.shape[1] <= rows.shape[2]
-    # The scale keeps tiny gradients from underflowing when they are squared.
+    # Without the scale, tiny gradients would underflow when they are squared.
     scale = torch.maximum(rows.amax((1, 2), keepdim=True), -rows.amin((1, 2), keepdim=True))
     scaled = rows / torch.where(scale > 0, scale, 1)
-    if rows.is_cuda:  # where products in float32 may be set to ten bits
+    if rows.is_cuda:  # products in float32 may run in TF32
         scaled = scaled.double()
     gram = scaled @ scaled.mT if wide else scaled.mT @ scaled
     finite = gram.isfinite().all(2).all(1)
@@ -150,19 +153,35 @@ def _first_component(rows: Tensor) -> Tensor:
 
 def leading_eigenvector(gram: Tensor) -> Tensor:
     """The unit eigenvector of the largest eigenvalue of positive semidefinite matrices, (B, N, N) to (B, N)."""
-    # An eigendecomposition on an accelerator waits for it, to look whether it converged.
-    return leading_by_squaring(gram) if gram.is_cuda else torch.linalg.eigh(gram).eigenvectors[:, :, -1]
+    # On CUDA, eigh synchronises to check that it converged.
+    return leading_by_squaring(gram) if gram.is_cuda else leading_eigenpair(gram)[1]
+
+
+def leading_eigenpair(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues (B,) of symmetric matrices (B, N, N), and their unit eigenvectors (B, N)."""
+    try:
+        values, vectors = torch.linalg.eigh(matrices)
+    except RuntimeError as error:
+        if "converge" not in str(error):
+            raise
+        # LAPACK now and then fails to converge on matrices of low rank, in float32 above all. Power iteration doesn't;
+        # the shift, a bound of all eigenvalues, makes the matrices positive semidefinite.
+        bound = matrices.abs().sum(2).amax(1)[:, None, None]
+        identity = torch.eye(matrices.shape[1], dtype=matrices.dtype, device=matrices.device)
+        vector = leading_by_squaring(matrices + bound * identity)
+        return (vector[:, None] @ matrices @ vector[:, :, None])[:, 0, 0], vector
+    return values[:, -1], vectors[:, :, -1]
 
 
 def leading_by_squaring(gram: Tensor) -> Tensor:
-    """What :func:`leading_eigenvector` says, without waiting for the device.
+    """Compute :func:`leading_eigenvector` without synchronising the device.
 
-    Power iteration on a matrix that is squared again and again: after :data:`SQUARINGS` of them what belongs to the
-    other eigenvalues is gone, and every column is the eigenvector times a number. In float64, as errors add up.
+    Power iteration by squaring the matrix repeatedly: after :data:`SQUARINGS` squarings the other eigenvalues have
+    vanished, and each column is a multiple of the eigenvector. In float64, as errors add up.
     """
     power = gram.double()
     for _ in range(SQUARINGS):
-        size = power.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]  # no entry is larger
+        size = power.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]  # the largest entry of a semidefinite matrix
         power = power / torch.where(size > 0, size, 1)
         power = power @ power
     largest = power.diagonal(dim1=1, dim2=2).argmax(1)
@@ -171,7 +190,7 @@ def leading_by_squaring(gram: Tensor) -> Tensor:
 
 
 def _energy_sign(projection: Tensor, rows: Tensor) -> Tensor:
-    """+1 or -1 per image, (B, P) and (B, P, C) to (B, 1)."""
+    """The sign, +1 or -1 per image, that makes projections high where rows are long; (B, P), (B, P, C) to (B, 1)."""
     energy = torch.linalg.vector_norm(rows, dim=2).square()
     energy = energy - energy.mean(1, keepdim=True)
     product = (projection * energy).sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What a method is, and the list of all."""
+"""The registry: what a method is, and the list of all methods."""
 
 from __future__ import annotations
 
@@ -6,27 +6,42 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
 from camkit.errors import UsageError, closest
+from camkit.methods.needs import DefaultLayer, Need, Place
 from camkit.methods.options import checked, options_of
-from camkit.methods.requests import Attention, Gradients, LinearGradients, Request
-from camkit.shapes import SignedMaps
+from camkit.typing import InputGradients, SignedMaps
 
 
 class Weighted(NamedTuple):
-    """Channels that are weighted already, (T, B, C, *S), by a method that does more than multiply."""
+    """Weighted channels (T, B, C, *S), from methods that do more than multiply activations by weights."""
 
     channels: Tensor
 
 
+class Maps(NamedTuple):
+    """The result of every method.
+
+    Attributes:
+        signed: signed maps (T, B, *S), unnormalised.
+        pixels: signed attribution of every input channel, (T, B, C, *size), from methods that have it.
+        concepts: (K, C), from methods that find concepts: the activations by channel that each of the T = K maps shows.
+    """
+
+    signed: SignedMaps
+    pixels: InputGradients | None = None
+    concepts: Tensor | None = None
+
+
 Weights = Tensor | Weighted | None
-"""Weights by channel, (T, B, C, 1, ...), or by channel and place, (T, B, C, *S); None where all weigh the same."""
-Weigh = Callable[..., Any]
+"""Weights per channel, (T, B, C, 1, ...), or per channel and position, (T, B, C, *S); None for equal weights."""
 Reduction = Callable[..., SignedMaps]
+"""From activations (B, C, *S) and weights to signed maps (T, B, *S)."""
 FAMILIES = ("gradient", "activation", "perturbation", "attention", "pixel", "concept", "control")
+"""One module of :mod:`camkit.methods` each."""
 
 
 @dataclass(frozen=True)
@@ -35,26 +50,25 @@ class Method:
 
     Attributes:
         name: as in its paper.
-        weigh: what the request's answer is made into: weights of the activations, or signed maps where there is no
-            ``reduction``. Its keyword-only parameters are options.
-        reduction: activations and weights to signed maps (T, B, *S); the same. None where ``weigh`` makes the maps.
-        request: what the method asks of the network; a function of options, or none.
+        function: from a signal to weights of the activations, or to :class:`Maps` where there is no ``reduction``.
+        reduction: from activations and weights to signed maps.
+        make_need: from options to what the method needs of the network.
         family: one of :data:`FAMILIES`.
-        weighting: what ``weigh`` does, in words.
-        cost: in forwards and backwards, in words; C channels, L attention blocks.
+        formula: the weights, in one line; A are the activations, G the gradient of the score.
+        cost: number of forwards and backwards; C channels, L attention blocks.
         paper: authors, year and equation.
-        identifier: the name as Python can spell it.
-        keeps_reduction: whether eigen-smooth leaves the reduction as it is, because it is a principal component.
-        fusion: what several layers' maps become one by, ``"mean"`` or ``"product"``.
-        options: parameters by name, as they are set.
+        identifier: the name of its class, ``camkit.IDENTIFIER``.
+        keeps_reduction: whether EigenSmooth leaves the reduction alone, because it is a principal component already.
+        fusion: how maps of several layers are fused, ``"mean"`` or ``"product"``.
+        options: values by name.
     """
 
     name: str
-    weigh: Weigh
+    function: Callable[..., Any]
     reduction: Reduction | None
-    make_request: Callable[..., Request]
+    make_need: Callable[..., Need]
     family: str
-    weighting: str
+    formula: str
     cost: str
     paper: str
     identifier: str
@@ -62,47 +76,55 @@ class Method:
     fusion: str = "mean"
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
+    @property
+    def sources(self) -> list[Callable[..., Any]]:
+        """The functions whose keyword-only parameters are the method's options."""
+        return [self.function, self.make_need, *([self.reduction] if self.reduction else [])]
+
     @cached_property
-    def request(self) -> Request:
-        """What the method asks of the network."""
-        return self.make_request(**self._of(self.make_request))
+    def need(self) -> Need:
+        """What the method needs of the network."""
+        return self.make_need(**self._options_of(self.make_need))
 
     @property
-    def needs_gradients(self) -> bool:
-        """Whether the maps depend on the score by a backward pass behind the target layer."""
-        return isinstance(self.request, Gradients) or self.request.backward
+    def default_layer(self) -> DefaultLayer:
+        """Which layers are the target layers where the user names none."""
+        return DefaultLayer.EVERY_RESOLUTION if self.fusion == "product" else self.need.default_layer
 
     @property
-    def default_layers(self) -> str:
-        """Which kind of layers the method takes where none are given, see :func:`camkit.probe.default_layers`."""
-        if self.fusion == "product":
-            return "resolutions"
-        return "last" if isinstance(self.request, LinearGradients) else "norm"
+    def of_layers(self) -> bool:
+        """Whether the method makes a map of each target layer."""
+        return self.need.place is Place.LAYERS
 
     @property
     def takes_layers(self) -> bool:
-        """Whether target layers mean something to it: layers, or a transformer's blocks."""
-        return self.request.of_layers or isinstance(self.request, Attention)
+        """Whether target layers, or a transformer's blocks, can be named."""
+        return self.need.place is not Place.NETWORK
 
     @property
     def takes_reduction(self) -> bool:
-        """Whether eigen-smooth makes sense: there are weighted channels to reduce."""
+        """Whether EigenSmooth can be applied: there are weighted channels to reduce."""
         return self.reduction is not None
 
-    def signed_maps(self, activations: Any, *evidence: Any, reduction: Reduction | None = None) -> Any:
-        """Signed maps (T, B, *S); ``reduction`` in place of the method's own, where that may be replaced."""
-        made: Any = self.weigh(activations, *evidence, **self._of(self.weigh))
+    def maps(self, *signal: Any, reduction: Reduction | None = None) -> Maps:
+        """Compute maps from a signal.
+
+        Args:
+            signal: what the method's need describes; it starts with the activations where there is a reduction.
+            reduction: replaces the method's own, unless ``keeps_reduction``.
+        """
+        made: Any = self.function(*signal, **self._options_of(self.function))
         if self.reduction is None:
-            maps: SignedMaps = made
+            maps: Maps = made
             return maps
         chosen = self.reduction if reduction is None or self.keeps_reduction else reduction
-        return chosen(activations, made, **self._of(chosen))
+        return Maps(chosen(signal[0], made, **self._options_of(chosen)))
 
     def configured(self, **options: Any) -> Method:
-        """The method with other options.
+        """Return the method with other options.
 
         Raises:
-            UsageError: it has no such option, or the option no such value.
+            UsageError: the method has no such option, or the option does not take such a value.
         """
         for name in options:
             if name not in self.options:
@@ -110,60 +132,64 @@ class Method:
                 raise UsageError(f"{self.name} has no option {name!r}{closest(name, self.options)}; it has: {known}")
         if not options:
             return self
-        sources = [self.weigh, self.make_request, *([self.reduction] if self.reduction else [])]
-        made = {name: checked(self.name, name, value, sources) for name, value in options.items()}
+        made = {name: checked(self.name, name, value, self.sources) for name, value in options.items()}
         return replace(self, options={**self.options, **made})
 
-    def _of(self, function: Callable[..., Any]) -> dict[str, Any]:
+    def _options_of(self, function: Callable[..., Any]) -> dict[str, Any]:
         return {name: self.options[name] for name in options_of(function) if name in self.options}
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 METHODS: dict[str, Method] = {}
-"""Every method there is, by name. The CLI, the tests, the benchmarks and the README's table read it."""
+"""All methods by name. The command line, ``camkit.constructors``, docs, tests and benchmarks read this list."""
 
 
 def method(
     name: str,
     *,
     paper: str,
-    weighting: str,
+    formula: str,
     reduction: Reduction | None,
-    request: Callable[..., Request],
+    need: Callable[..., Need],
     family: str,
     cost: str,
     identifier: str | None = None,
     keeps_reduction: bool = False,
     fusion: str = "mean",
-) -> Callable[[Weigh], Weigh]:
-    """Register a function as a method; keyword-only parameters of it, its reduction and request are its options."""
+) -> Callable[[Function], Function]:
+    """Register a function as a method; see :class:`Method` for the arguments.
 
-    def register(weigh: Weigh) -> Weigh:
-        sources = [weigh, request, *([reduction] if reduction else [])]
-        options = {name: value for source in sources for name, value in options_of(source).items()}
-        METHODS[name] = Method(
+    Keyword-only parameters of the function, its reduction and its need become the method's options, and the function's
+    docstring becomes that of the class ``camkit.IDENTIFIER``.
+    """
+
+    def register(function: Function) -> Function:
+        made = Method(
             name=name,
-            weigh=weigh,
+            function=function,
             reduction=reduction,
-            make_request=request,
+            make_need=need,
             family=family,
-            weighting=weighting,
+            formula=formula,
             cost=cost,
             paper=paper,
             identifier=identifier or re.sub(r"\W", "", name.replace("+", "Plus")),
             keeps_reduction=keeps_reduction,
             fusion=fusion,
-            options=options,
         )
-        return weigh
+        defaults = {option: value for source in made.sources for option, value in options_of(source).items()}
+        METHODS[name] = replace(made, options=defaults)
+        return function
 
     return register
 
 
 def find_method(name: str | Method) -> Method:
-    """The method called ``name`` in any case, with or without hyphens; ``GradCAMPlusPlus`` is ``GradCAM++``.
+    """Find a method by name or identifier, in any case, with or without hyphens.
 
     Raises:
-        UsageError: there is no such method.
+        UsageError: there is no such method; the message names the closest ones.
     """
     if isinstance(name, Method):
         return name
@@ -175,10 +201,10 @@ def find_method(name: str | Method) -> Method:
 
 
 def configured(methods: Iterable[Method], options: Mapping[str, Any]) -> list[Method]:
-    """The methods, each with those of ``options`` that it has.
+    """Give each method those of ``options`` that it has.
 
     Raises:
-        UsageError: an option that none of them has, or a value that one can't take.
+        UsageError: an option that no method has, or a value that one of them does not take.
     """
     given = list(methods)
     for name in options:
@@ -199,7 +225,7 @@ def configured(methods: Iterable[Method], options: Mapping[str, Any]) -> list[Me
 
 
 def over_space(tensor: Tensor) -> tuple[int, ...]:
-    """The spatial dimensions of a (T, B, C, *S) tensor."""
+    """Spatial dimensions of a tensor (T, B, C, *S)."""
     return tuple(range(3, tensor.ndim))
 
 

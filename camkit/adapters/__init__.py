@@ -1,1 +1,0 @@
-"""Where models come from. Each adapter loads its framework only when it is called."""

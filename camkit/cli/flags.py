@@ -1,0 +1,218 @@
+"""Flags that several commands share, and what is made of their values."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from camkit.cli.parser import Parser
+from camkit.errors import UsageError, closest
+from camkit.methods import METHODS
+from camkit.models.frameworks import config_forms
+
+if TYPE_CHECKING:
+    from camkit.models.classifier import Classifier
+
+
+def add_model(parser: Parser, *, checkpoint: str, config: str = "") -> None:
+    """Add CONFIG, CHECKPOINT and the flags that say how they are loaded.
+
+    Args:
+        parser: The command's.
+        checkpoint: Help text of CHECKPOINT.
+        config: What is taken in place of CONFIG where it may be left out; else CONFIG is required.
+    """
+    forms = config_forms()
+    if config:
+        parser.add_argument("config", nargs="?", help=f"{forms}; default: {config}")
+    else:
+        parser.add_argument("config", help=forms)
+    parser.add_argument("checkpoint", nargs="?", help=checkpoint)
+    parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.add_argument(
+        "--trust-checkpoint", action="store_true", help="unpickle the checkpoint fully, which can run code in it"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override settings of the config, or the model's keyword arguments",
+    )
+
+
+def add_reading(parser: Parser) -> None:
+    """Add the flags that say which classes are explained, and how layers and output are read."""
+    parser.add_argument(
+        "--target-category",
+        nargs="+",
+        default=[],
+        metavar="CATEGORY",
+        help='class indices or names such as 281 or "tabby cat", a picture for each; default: the predicted class',
+    )
+    parser.add_argument(
+        "--num-extra-tokens",
+        type=_token_count,
+        help="tokens in front of the grid that have no place in the image (class, registers); default: found out",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="PART",
+        help="of a model that returns several tensors, the one to explain: a key or an index; default: what it "
+        "predicts from",
+    )
+
+
+def add_methods(parser: Parser, *, default: str) -> None:
+    """Add the flags that choose and configure methods; ``default`` is the help's text for no method named."""
+    parser.rewrite = repeat_method_flag
+    parser.add_argument(
+        "--method",
+        action="append",
+        metavar="METHOD [METHOD ...]",
+        help=f"one or more of {', '.join(METHODS)}, in any case; default: {default}",
+    )
+    parser.add_argument(
+        "--method-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="options of the methods, such as num_samples=10; each goes to those that have it (camkit methods lists "
+        "them)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive_count,
+        metavar="N",
+        help="how many perturbed images go through the network at a time, for methods that need many; default: what "
+        "the memory allows",
+    )
+
+
+def add_target_layers(parser: Parser) -> None:
+    """Add ``--target-layers``."""
+    parser.add_argument(
+        "--target-layers",
+        nargs="+",
+        default=[],
+        metavar="LAYER",
+        help="dotted names, fused by the mean (camkit layers lists them); default: the last norm layer of the backbone "
+        "that is spatial and that the class score depends on at more than one place",
+    )
+
+
+def repeat_method_flag(words: Sequence[str]) -> Iterator[str]:
+    """Write ``--method A B`` as ``--method A --method B``.
+
+    So ``--method`` takes several names and still may stand in front of the positional arguments.
+    """
+    taking = False
+    for index, word in enumerate(words):
+        first = index > 0 and words[index - 1] == "--method"
+        taking = first or (taking and _looks_like_a_method(word))
+        if taking and not first:
+            yield "--method"
+        yield word
+        taking = taking or word.startswith("--method=")
+
+
+def _looks_like_a_method(word: str) -> bool:
+    """Whether a word behind a method's name is another one, perhaps misspelt, and not a positional argument."""
+    names = [spelling for method in METHODS.values() for spelling in (method.name, method.identifier)]
+    if word.lower() in map(str.lower, names):
+        return True
+    return bool(closest(word, names)) and not word.startswith("-") and not Path(word).exists()
+
+
+def method_options(words: Sequence[str]) -> dict[str, Any]:
+    """Read ``--method-options``: values are Python literals, else strings.
+
+    Raises:
+        UsageError: A word that isn't NAME=VALUE, or an option named twice.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise UsageError(f"--method-options takes NAME=VALUE, got {word!r}")
+        if name in found:
+            raise UsageError(f"--method-options names one twice: {' '.join(words)}")
+        found[name] = _literal(text.strip())
+    return found
+
+
+def positive_count(text: str) -> int:
+    """Read a flag's whole number of at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, got {text}")
+    return int(text)
+
+
+def check_once(flag: str, values: Sequence[object], words: Sequence[str] = ()) -> None:
+    """Refuse a flag that names something twice; ``words`` are the values as they were typed.
+
+    Raises:
+        UsageError: It does.
+    """
+    if len(set(values)) < len(values):
+        raise UsageError(f"{flag} names one twice: {' '.join(words or map(str, values))}")
+
+
+def load_classifier(options: argparse.Namespace, *, pretrained: bool = True) -> Classifier:
+    """Load the classifier that the flags of :func:`add_model` name, and print its warning.
+
+    See :func:`camkit.models.load.load`.
+    """
+    from camkit.cli.report import print_warning
+    from camkit.models.load import load
+
+    classifier = load(
+        options.config,
+        options.checkpoint,
+        device=options.device,
+        cfg_options=options.cfg_options,
+        trust_checkpoint=options.trust_checkpoint,
+        pretrained=pretrained,
+    )
+    if classifier.load_warning:
+        print_warning(classifier.load_warning)
+    return classifier
+
+
+def categories(options: argparse.Namespace, classifier: Classifier) -> list[int]:
+    """The class indices of ``--target-category``, which takes indices and names; none where the flag is left out.
+
+    Raises:
+        UsageError: A name that no class has or several have, or a class named twice.
+    """
+    words = options.target_category
+    found = [classifier.find_category(word) for word in words]
+    check_once("--target-category", found, words)
+    return found
+
+
+def output(options: argparse.Namespace, classifier: Classifier) -> Any:
+    """The part of the model's output to explain: ``--output``, else what the framework predicts from."""
+    return classifier.output if options.output is None else options.output
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def _token_count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"counts tokens, got {text}")
+    return int(text)

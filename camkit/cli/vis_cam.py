@@ -1,0 +1,196 @@
+"""``camkit vis-cam``: explain one image, with the flags of MMPretrain's CAM tool."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from camkit.cli import flags, report
+from camkit.errors import UsageError
+from camkit.methods import configured, find_method
+from camkit.visualize.colours import find_colormap
+from camkit.visualize.overlay import Style
+from camkit.visualize.save import PICTURE_SUFFIXES, Writer, check_suffix, check_writable, picture_writer, raw_writer
+from camkit.visualize.window import require_display, show
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from camkit.cli.parser import Parser
+    from camkit.explanation import Explanation
+    from camkit.models.classifier import Classifier
+    from camkit.models.prepared import Prepared
+    from camkit.visualize.picture import Picture
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the command's flags, spelled as in MMPretrain's tool."""
+    parser.add_argument("img", help="image file")
+    flags.add_model(
+        parser,
+        checkpoint="checkpoint file or URL, .pth or .safetensors; default: the framework's own weights (MMPretrain has "
+        "none)",
+    )
+    flags.add_reading(parser)
+    flags.add_target_layers(parser)
+    parser.add_argument("--preview-model", action="store_true", help="print the names usable in --target-layers")
+    flags.add_methods(parser, default="GradCAM")
+    parser.add_argument(
+        "--eigen-smooth",
+        "--eigen_smooth",
+        action="store_true",
+        help="reduce to the first principal component of the weighted activations",
+    )
+    parser.add_argument(
+        "--aug-smooth", "--aug_smooth", action="store_true", help="average over six test-time augmentations"
+    )
+    parser.add_argument(
+        "--save-path",
+        type=Path,
+        help=f"where to write the picture ({', '.join(PICTURE_SUFFIXES)}); of several, each name gets the method or "
+        "category; default: show it in a window",
+    )
+    parser.add_argument("--grid", action="store_true", help="one picture, methods by categories")
+    parser.add_argument(
+        "--save-raw",
+        type=Path,
+        metavar="FILE.npz",
+        help="write the signed maps at layer resolution and how they were made (and open no window)",
+    )
+    parser.add_argument("--original-size", action="store_true", help="draw on the whole input image")
+    parser.add_argument("--colormap", default="jet", help="an OpenCV colour map; default: jet")
+    parser.add_argument("--alpha", type=float, default=0.5, help="the heat's share, 0 to 1; default: 0.5")
+    parser.add_argument("--vit-like", action="store_true", help="accepted; token layers are recognised without it")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Explain one image."""
+    methods = [find_method(name) for name in options.method or ["GradCAM"]]
+    flags.check_once("--method", [method.name for method in methods])
+    methods = configured(methods, flags.method_options(options.method_options))
+    _check(options)
+    classifier = flags.load_classifier(options, pretrained=not options.preview_model)  # names need no weights
+    if options.preview_model:
+        preview(classifier.model)
+        return
+    categories = flags.categories(options, classifier)
+    prepared = classifier.prepare(options.img)
+    explanations = report.explain_image(
+        classifier,
+        prepared,
+        methods,
+        categories,
+        target_layers=options.target_layers,
+        num_extra_tokens=options.num_extra_tokens,
+        output=flags.output(options, classifier),
+        batch_size=options.batch_size,
+        eigen_smooth=options.eigen_smooth,
+        aug_smooth=options.aug_smooth,
+    )
+    report.print_report(classifier, explanations)
+    pictures = draw(classifier, prepared, explanations, options)
+    files: dict[Path, Writer] = {}
+    if options.save_path:
+        files |= picture_files(options.save_path, pictures)
+    if options.save_raw:
+        files[options.save_raw] = raw_writer(raw(explanations), provenance(classifier, explanations, options))
+    report.write_files(files)
+    if not files:
+        show({" ".join(["camkit", *name]): picture for name, picture in pictures.items()})
+
+
+def preview(model: nn.Module) -> None:
+    """Print the module tree; every line begins with a name that ``--target-layers`` takes."""
+    modules = {name: module for name, module in model.named_modules() if name}
+    width = max(len(name) for name in modules)
+    for name, module in modules.items():
+        # A leaf's own line gives its sizes; the repr of a container would be the whole tree below it.
+        text = type(module).__name__ if list(module.children()) else str(module).splitlines()[0]
+        print(f"{name.ljust(width)}  {'  ' * name.count('.')}{text}")
+
+
+def draw(
+    classifier: Classifier, prepared: Prepared, explanations: Sequence[Explanation], options: argparse.Namespace
+) -> dict[tuple[str, ...], Picture]:
+    """The pictures by what tells them apart: method, category, both, or nothing for a single one."""
+    style = Style(options.colormap, options.alpha)
+    if options.grid:
+        return {(): report.draw_grid(classifier, prepared, explanations, style, original_size=options.original_size)}
+    categories = [(str(category),) for category in report.categories_of(explanations)]
+    pictures: dict[tuple[str, ...], Picture] = {}
+    for explanation in explanations:
+        method = (explanation.method,) if len(explanations) > 1 else ()
+        drawn = report.draw(prepared, explanation, style, original_size=options.original_size)
+        names: Sequence[tuple[str, ...]] = categories if len(drawn) > 1 else [()]
+        pictures |= {method + name: picture for name, picture in zip(names, drawn, strict=True)}
+    return pictures
+
+
+def picture_files(path: Path, pictures: Mapping[tuple[str, ...], Picture]) -> dict[Path, Writer]:
+    """Files for :func:`draw`'s pictures: ``out.png``, or ``out-GradCAM-281.png`` and so on for several."""
+    named = {path.with_stem("-".join([path.stem, *name])): picture for name, picture in pictures.items()}
+    return {each: picture_writer(each, picture) for each, picture in named.items()}
+
+
+def raw(explanations: Sequence[Explanation]) -> dict[str, NDArray[Any]]:
+    """The image's signed maps by ``METHOD/LAYER``, and the attributions of every input channel by ``METHOD.pixels``."""
+    arrays = {f"{each.method}/{layer}": maps for each in explanations for layer, maps in each.raw.items()}
+    arrays |= {f"{each.method}.pixels": each.pixels for each in explanations if each.pixels is not None}
+    return {name: array[0].cpu().numpy() for name, array in arrays.items()}
+
+
+def provenance(
+    classifier: Classifier, explanations: Sequence[Explanation], options: argparse.Namespace
+) -> dict[str, Any]:
+    """How the maps of ``--save-raw`` were made."""
+    told = {each.method: each.provenance() for each in explanations}
+    first = next(iter(told.values()))
+    logits = explanations[0].logits[0]
+    categories = report.categories_of(explanations)
+    asked = [told[each.method] for each in explanations if not each.finds_concepts]
+    checkpoint = classifier.checkpoint
+    return {
+        "image": str(options.img),
+        "config": classifier.source,
+        "cfg_options": options.cfg_options,
+        "checkpoint": checkpoint and {"source": checkpoint.source, "sha256": checkpoint.sha256},
+        "methods": list(told),
+        "method_options": {method: each["options"] for method, each in told.items()},
+        "layers": {method: each["layers"] for method, each in told.items()},
+        "smoothing": first["smoothing"],
+        "num_extra_tokens": options.num_extra_tokens,
+        "output": first["output"],
+        "categories": categories,
+        "names": [classifier.name(category) for category in categories],
+        "scores": asked[0]["scores"][0] if asked else [],
+        "probabilities": [classifier.probability(logits, category) for category in categories],
+        "concepts": {each.method: _concepts(classifier, each) for each in explanations if each.finds_concepts},
+        "input_size": first["input_size"],
+        "device": options.device,
+        "versions": first["versions"],
+    }
+
+
+def _concepts(classifier: Classifier, explanation: Explanation) -> list[dict[str, Any]]:
+    pairs = zip(explanation.targets[0], explanation.scores[0], strict=True)
+    return [
+        {"category": int(category), "name": classifier.name(int(category)), "score": float(score)}
+        for category, score in pairs
+    ]
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before the model loads."""
+    find_colormap(options.colormap)
+    if not 0 <= options.alpha <= 1:
+        raise UsageError(f"--alpha is the heat's share, 0 to 1, got {options.alpha}")
+    flags.check_once("--target-category", options.target_category)
+    if options.save_path:
+        check_writable(check_suffix(options.save_path, PICTURE_SUFFIXES))
+    if options.save_raw:
+        check_writable(check_suffix(options.save_raw, (".npz",)))
+    if not (options.save_path or options.save_raw or options.preview_model):
+        require_display()

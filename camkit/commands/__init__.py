@@ -1,1 +1,0 @@
-"""What each ``camkit`` command does; :mod:`camkit.cli` picks one. Only these print."""

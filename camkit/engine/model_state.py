@@ -1,0 +1,109 @@
+"""A model is after a call what it was before it, also after an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from camkit.engine.cache import ModelCache, cache_of
+from camkit.errors import UsageError
+
+_CHECKPOINTING = ("with_cp", "use_checkpoint", "grad_checkpointing", "gradient_checkpointing")
+"""The attributes by which MMPretrain's, torchvision's, timm's and transformers' modules switch on activation
+checkpointing."""
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[ModelCache]:
+    """Run ``model`` in evaluation mode, its parameters frozen, with gradients enabled, and put everything back.
+
+    What is put back: every module's own training flag and its switch for activation checkpointing, every parameter's
+    ``requires_grad``, the grad mode and inference mode around the call, and the random state of the CPU and of the
+    model's CUDA devices. With all parameters frozen, autograd records nothing until a hook makes a leaf, and never
+    computes a weight's gradient. Checkpointing is off because its second forward would run without the hooks.
+
+    One thread at a time has the model. Inside, the same thread may borrow it again, which costs nothing.
+
+    Yields:
+        The model's cache.
+
+    Raises:
+        UsageError: parameters made under inference mode.
+    """
+    cache = cache_of(model)
+    with cache.lock:
+        if cache.in_use:
+            with torch.enable_grad():
+                yield cache
+            return
+        # One walk over the tree: networks have hundreds of modules.
+        modules = _modules(model)
+        cache.check(modules)
+        training, checkpointing, trainable = [], [], []
+        devices: set[int] = set()
+        is_compiled = False
+        for module in modules:
+            state = module.__dict__
+            if module.training:
+                training.append(module)
+            checkpointing += [(module, flag) for flag in _CHECKPOINTING if state.get(flag) is True]
+            is_compiled = is_compiled or bool(state.get("_compiled_call_impl")) or "_orig_mod" in state["_modules"]
+            for parameter in state["_parameters"].values():
+                if parameter is None:
+                    continue
+                if parameter.is_inference():
+                    raise UsageError(
+                        "the model's parameters were made under inference_mode, where torch keeps no gradients: build "
+                        "or load it outside"
+                    )
+                if parameter.requires_grad:
+                    trainable.append(parameter)
+                if parameter.is_cuda:
+                    devices.add(parameter.device.index)
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(torch.random.fork_rng(sorted(devices)))
+            if is_compiled:  # compiled code takes no new hooks: its Python runs instead
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.callback(_put_back, cache, training, checkpointing, trainable)
+            cache.in_use = True
+            # Set directly: train() and eval() are overridden in many backbones and would do more than that.
+            for module in training:
+                module.training = False
+            for module, flag in checkpointing:
+                setattr(module, flag, False)
+            for parameter in trainable:
+                parameter.requires_grad_(False)
+            yield cache
+
+
+def _put_back(
+    cache: ModelCache,
+    training: Sequence[nn.Module],
+    checkpointing: Sequence[tuple[nn.Module, str]],
+    trainable: Sequence[nn.Parameter],
+) -> None:
+    cache.in_use = False
+    for module in training:
+        module.training = True
+    for module, flag in checkpointing:
+        setattr(module, flag, True)
+    for parameter in trainable:
+        parameter.requires_grad_(True)
+
+
+def _modules(model: nn.Module) -> list[nn.Module]:
+    """Every module once. ``model.modules()`` makes their names too, which takes longer than all the rest here."""
+    found: dict[int, nn.Module] = {}
+    waiting: list[nn.Module | None] = [model]
+    while waiting:
+        module = waiting.pop()
+        if module is not None and id(module) not in found:
+            found[id(module)] = module
+            if module._modules:
+                waiting.extend(module._modules.values())
+    return list(found.values())

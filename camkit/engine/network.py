@@ -1,0 +1,157 @@
+"""A model as camkit runs it: which part of its output counts, with which arguments, how much at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from copy import copy
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from camkit.engine.cache import ModelCache
+from camkit.engine.model_state import borrowed
+from camkit.errors import CamkitError, ForwardError, UsageError, is_out_of_memory, reason
+from camkit.typing import Images, Output, Progress
+
+
+class Network:
+    """A model, and how it is called and read.
+
+    Args:
+        model: the network; wrappers (``torch.compile``, DataParallel) are taken off.
+        output: which part of its output is explained, see :func:`camkit.engine.outputs.pick_output`.
+        forward_kwargs: keyword arguments of its forward.
+        batch_size: how many perturbed images, or activations, run at a time; None asks the memory.
+        progress: called with how many of how many are through.
+
+    Raises:
+        UsageError: no torch module, a TorchScript one, or a setting of the wrong kind.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        output: Output = None,
+        forward_kwargs: Mapping[str, Any] | None = None,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1 or batch_size is True):
+            raise UsageError(f"batch_size is a number of images, at least 1; got {batch_size!r}")
+        if progress is not None and not callable(progress):
+            raise UsageError(f"progress is called with how many of how many are through; got {progress!r}")
+        self.model = unwrap(model)
+        self.output = output
+        self.forward_kwargs = dict(forward_kwargs or {})
+        self.batch_size = batch_size
+        self.progress = progress
+        self._found_whole = False
+
+    def with_output(self, output: Output) -> Network:
+        """The same network with another part of its output explained."""
+        other = copy(self)
+        other.output = output
+        return other
+
+    def prepare(self, images: Images) -> Images:
+        """Check images, and bring them to the model's device and dtype.
+
+        Raises:
+            UsageError: not a tensor, not a floating-point one, an empty batch, or neither 4-D nor 5-D.
+        """
+        if not isinstance(images, Tensor):
+            raise UsageError(f"images must be a torch.Tensor (B, C, H, W), got {type(images).__name__}")
+        if images.ndim not in (4, 5):
+            hint = "; add the batch dimension: images[None]" if images.ndim == 3 else ""
+            raise UsageError(f"images must be (B, C, H, W) or (B, C, D, H, W), got {tuple(images.shape)}{hint}")
+        if not images.is_floating_point():
+            raise UsageError(f"images must be normalised floats as the model takes them, got {images.dtype}")
+        if images.ndim == 5 and images.shape[2] == 3 and images.shape[1] not in (1, 3):
+            raise UsageError(
+                f"images {tuple(images.shape)} have their frames in front of the colours: camkit takes (B, C, D, H, "
+                "W); wrap the model in a module that exchanges the two"
+            )
+        if 0 in images.shape:
+            raise UsageError(f"images are empty: {tuple(images.shape)}")
+        parameter = next((each for each in self.model.parameters() if each.is_floating_point()), None)
+        return images if parameter is None else images.to(parameter.device, parameter.dtype)
+
+    def borrowed(self) -> AbstractContextManager[ModelCache]:
+        """Run the model in here; see :func:`camkit.engine.model_state.borrowed`."""
+        return borrowed(self.model)
+
+    def call(self, images: Images) -> Any:
+        """Run the model as it is.
+
+        Raises:
+            ForwardError: it fails; the message names the innermost layer that was running.
+        """
+        shape = tuple(images.shape)
+        try:
+            return self.model(images, **self.forward_kwargs)
+        except Exception as error:
+            if isinstance(error, CamkitError) or is_out_of_memory(error):
+                raise
+            where = _failing_layer(self.model, error)
+            raise ForwardError(f"the model fails on images {shape}{where}: {reason(error)}") from error
+
+    @property
+    def kwargs_follow_batch(self) -> bool:
+        """Whether keyword arguments may belong to the images one by one, so that no image can be shown alone."""
+        return any(isinstance(value, Tensor | list | tuple) for value in self.forward_kwargs.values())
+
+    @property
+    def takes_whole_batches(self) -> bool:
+        """Whether perturbed images can only be shown all together, one perturbation of each at a time.
+
+        Networks whose arguments belong to the batch, that normalise by the batch's statistics, or that failed on
+        another batch size.
+        """
+        if not (self._found_whole or self.kwargs_follow_batch):
+            modules = self.model.modules()
+            return any(isinstance(each, _BatchNorm) and each.running_mean is None for each in modules)
+        return True
+
+    def found_whole(self) -> None:
+        """Note that the network fails on batches of other sizes; :mod:`camkit.engine.rerun` finds out."""
+        self._found_whole = True
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network itself, behind ``torch.compile``, DataParallel and DistributedDataParallel.
+
+    Raises:
+        UsageError: not a module, or a TorchScript module, which takes no hooks.
+    """
+    inner: Any = model
+    while inner is not None:
+        model = inner
+        wrapped = "module" if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else "_orig_mod"
+        inner = getattr(model, wrapped, None)
+    if is_script(model):
+        raise UsageError("a TorchScript module takes no hooks on its layers: pass the eager model it was made from")
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def is_script(model: object) -> bool:
+    """Whether a module is TorchScript's."""
+    from torch.jit import ScriptModule  # importing it takes a while
+
+    return isinstance(model, ScriptModule)
+
+
+def _failing_layer(model: nn.Module, error: Exception) -> str:
+    """``" in layer 'backbone.conv1' (Conv2d)"``: the innermost module that was running."""
+    names = {id(module): name for name, module in model.named_modules() if name}
+    failed = None
+    trace = error.__traceback__
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        failed = owner if id(owner) in names else failed
+        trace = trace.tb_next
+    return "" if failed is None else f" in layer {names[id(failed)]!r} ({type(failed).__name__})"

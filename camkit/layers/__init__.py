@@ -1,0 +1,1 @@
+"""Which layer, and where in the image its values lie: names, layouts, token grids, liveness, default layers."""

@@ -1,0 +1,178 @@
+"""Find layouts of a forward's layers, and reuse them: a layout found at one image size is a rule for the next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from camkit.engine.forward import Forward
+from camkit.engine.tensors import floats
+from camkit.errors import ForwardError, LayerError
+from camkit.layers.layout import Layout, map_layout, plan, token_layout
+from camkit.layers.locality import Trial, trials
+from camkit.layers.names import declared_extra_tokens
+from camkit.layers.survey import Grid, Survey, survey
+from camkit.layers.token_grid import Hints, misfit
+from camkit.typing import ReshapeTransform
+
+
+class LayoutFinder:
+    """Lays out what the layers of one forward returned.
+
+    Args:
+        forward: its model is borrowed.
+        num_extra_tokens: how many tokens in front of the grid belong to no place; None finds out.
+        reshape_transform: the user's own layout.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        num_extra_tokens: int | None = None,
+        reshape_transform: ReshapeTransform | None = None,
+    ) -> None:
+        self._forward = forward
+        self._num_extra_tokens = num_extra_tokens
+        self._reshape_transform = reshape_transform
+        images, network = forward.images, forward.network
+        self._size: Grid = tuple(images.shape[2:])
+        self._sample = images if network.kwargs_follow_batch else images[:1]
+
+    def of_forward(self, forward: Forward) -> LayoutFinder:
+        """The same for another forward."""
+        return LayoutFinder(forward, self._num_extra_tokens, self._reshape_transform)
+
+    def of(self, name: str) -> dict[str, Layout]:
+        """How to lay out what layer ``name`` returned, by branch, see :func:`camkit.layers.layout.plan`.
+
+        Remembered for the model. Where a layout found at another image size applies, it takes arithmetic alone.
+
+        Raises:
+            LayerError: the layer doesn't run, or can't be laid out.
+        """
+        forward = self._forward
+        if name not in forward.outputs:
+            raise LayerError(f"layer {name!r} doesn't run in this forward (or is called past its hooks)")
+        output, module = forward.outputs[name], forward.layers[name]
+        if self._reshape_transform is not None:
+            return plan(name, module, output, forward.images, reshape_transform=self._reshape_transform)
+        leaves = floats(output)
+        by_batch = tuple(leaf.shape[:1] == forward.images.shape[:1] for leaf in leaves)
+        about = (name, self._num_extra_tokens, by_batch, tuple(leaf.ndim for leaf in leaves), forward.images.ndim)
+        with forward.network.borrowed() as cache:
+            rules: Mapping[str, Rule] | None = cache.find(("layout rule", *about))
+            if rules is not None:
+                here = {branch: rule.at(output, self._size) for branch, rule in rules.items()}
+                if all(here.values()):
+                    found = {branch: rule for branch, rule in here.items() if rule is not None}
+                    if found != rules:
+                        cache.keep(("layout rule", *about), found)
+                    return {branch: rule.layout for branch, rule in found.items()}
+            shapes = tuple(leaf.shape[1:] for leaf in leaves)
+            find = partial(plan, name, module, output, forward.images, self.hints, partial(self._trial, name))
+            layouts = cache.remember(("layout", *about, shapes, self._size), find)
+            if all(layout.is_sure for layout in layouts.values()):
+                before = rules or {}
+                rules = {branch: Rule.of(each, self._size, before.get(branch)) for branch, each in layouts.items()}
+                cache.keep(("layout rule", *about), rules)
+        return layouts
+
+    @property
+    def hints(self) -> Hints:
+        """What is known of the network's tokens."""
+        return Hints(self._num_extra_tokens, declared_extra_tokens(self._forward.network.model), self._survey)
+
+    def _survey(self) -> Survey:
+        with self._forward.network.borrowed() as cache:
+            key = ("survey", tuple(self._sample.shape[1:]))
+            return cache.remember(key, lambda: survey(self._forward.network.model, self._sample, self._forward.call))
+
+    @cached_property
+    def _trials(self) -> dict[str, Trial]:
+        ran = {name: self._forward.layers[name] for name in self._forward.outputs}
+        try:
+            return trials(ran, self._sample, self._forward.call)
+        except ForwardError:  # the network takes no noise
+            return {}
+
+    def _trial(self, name: str) -> Trial | None:
+        return self._trials.get(name)
+
+
+Strides = Mapping[int, range]
+"""Whole strides, each with the offsets that it may have: a side of n pixels has (n + offset) // stride cells.
+
+Convolutions and pools, and any number of them in a row, make grids so, whatever their kernels, padding and rounding.
+"""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A layout as it applies at other image sizes.
+
+    A layer keeps its dimension of channels, its tokens without a place and its stride; what changes with the image is
+    the grid, which must be what the stride gives.
+
+    Attributes:
+        layout: at the image size that was seen last.
+        size: that image size.
+        strides: those that explain the grids at all image sizes seen so far.
+    """
+
+    layout: Layout
+    size: Grid
+    strides: Strides
+
+    @classmethod
+    def of(cls, layout: Layout, size: Grid, before: Rule | None = None) -> Rule:
+        """The rule behind a layout that was found for images of ``size``, and behind an earlier one."""
+        every = {stride: range(-stride, stride) for stride in range(1, max(size) + 1)}
+        known = before.strides if before else every
+        return cls(layout, size, _explaining(known, size, layout.grid) or _explaining(every, size, layout.grid))
+
+    def at(self, output: Any, size: Grid) -> Rule | None:
+        """The rule at another image size, None where it doesn't apply for sure."""
+        layout = self.layout
+        if layout.index is None or layout.axis is None:
+            return None
+        leaf: Tensor = tree_leaves(output)[layout.index]
+        shape = tuple(leaf.shape)
+        if shape[1:] == layout.shape[1:] and size == self.size:
+            return self
+        if layout.form != "tokens":
+            made = map_layout(shape, index=layout.index, axis=layout.axis)
+            strides = _explaining(self.strides, size, made.grid)
+            fits = math.prod(made.grid) > 1 and (strides or misfit(made.grid, size) < 2)
+            return Rule(replace(made, is_sure=layout.is_sure), size, strides or self.strides) if fits else None
+        along = 3 - layout.axis
+        places = shape[along] - sum(layout.extra_tokens)
+        fitting = {grid for grid in _grids(self.strides, size) if math.prod(grid) == places > 1 and min(grid) > 0}
+        if len(fitting) != 1:
+            return None
+        (grid,) = fitting
+        made = token_layout(shape, grid, layout.extra_tokens, index=layout.index, along=along, is_sure=layout.is_sure)
+        return Rule(made, size, _explaining(self.strides, size, grid))
+
+
+def _explaining(strides: Strides, size: Grid, grid: Grid) -> Strides:
+    """Those of the strides and offsets that make ``grid`` of images of ``size``."""
+    found = {}
+    for stride, offsets in strides.items():
+        lowest = [cells * stride - side for cells, side in zip(grid, size, strict=True)]
+        left = range(max(offsets.start, *lowest), min(offsets.stop, *(each + stride for each in lowest)))
+        if left:
+            found[stride] = left
+    return found
+
+
+def _grids(strides: Strides, size: Grid) -> set[Grid]:
+    """The grids that strides make of images of ``size``."""
+    return {
+        tuple((side + offset) // stride for side in size) for stride, offsets in strides.items() for offset in offsets
+    }

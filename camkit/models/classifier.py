@@ -1,0 +1,121 @@
+"""A loaded classifier of any framework: its model, preprocessing and class names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from camkit.errors import UsageError, closest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor, nn
+
+    from camkit.models.checkpoint import Origin
+    from camkit.models.prepared import Prepared
+
+Activation = Literal["softmax", "sigmoid"]
+_LISTED = 10  # ambiguous classes that an error names
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A model in eval mode on its device, and what is known about it.
+
+    Attributes:
+        model: The network; it returns logits, or what ``output`` makes logits of.
+        classes: The class names by index. None where they are unknown, or where their number isn't the model's.
+        activation: What turns the logits into the probabilities that the framework prints.
+        source: The config file, or the model as CONFIG names it.
+        checkpoint: Where the weights came from; None where they are random.
+        load_warning: One line where only a part of the checkpoint fitted.
+        device: Where the model is.
+        output: Computes from what the model returns the logits that its framework predicts from; None where these are
+            one of the returned tensors.
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...] | None
+    activation: Activation
+    source: str
+    checkpoint: Origin | None
+    load_warning: str | None
+    device: torch.device
+    _prepare: Callable[[str], Prepared] = field(repr=False)
+    output: Callable[[Any], Any] | None = None
+
+    def prepare(self, image: str | Path) -> Prepared:
+        """Read an image and run the framework's own preprocessing on it.
+
+        Random transforms draw the same numbers every time, and the process' random state stays as it was.
+
+        Raises:
+            CamkitError: The image is missing or unreadable, or the preprocessing fails on it.
+            UsageError: There is no preprocessing: a config without a test pipeline, a folder without a processor.
+        """
+        return self._prepare(str(image))
+
+    def name(self, category: int) -> str:
+        """The class name, ``tabby cat``; ``category 281`` where it is unknown."""
+        name = self._known_name(category)
+        return f"category {category}" if name is None else name
+
+    def named(self, category: int) -> str:
+        """Index and class name, ``281 tabby cat``; ``category 281`` where the name is unknown."""
+        name = self._known_name(category)
+        return f"category {category}" if name is None else f"{category} {name}"
+
+    def probability(self, logits: Tensor, category: int) -> float:
+        """The probability of a class, in [0, 1], computed in float64 from one image's logits (C,).
+
+        Softmax or sigmoid, see ``activation``.
+        """
+        logits = logits.double()
+        probabilities = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(0)
+        return float(probabilities[category])
+
+    def label(self, logits: Tensor, category: int) -> str:
+        """Index, class name and probability from one image's logits (C,): ``281 tabby cat (0.71)``."""
+        return f"{self.named(category)} ({self.probability(logits, category):.2f})"
+
+    def find_category(self, text: str) -> int:
+        """The index of a class given as text: the index itself, or the class name in any case.
+
+        Of a name with synonyms, as ImageNet's ``tench, Tinca tinca``, each one will do, and so will the whole. A number
+        is always an index, and isn't checked against the number of classes.
+
+        Raises:
+            UsageError: No class has the name, several have it, or the class names are unknown.
+        """
+        if re.fullmatch(r"\s*-?[0-9]+\s*", text):
+            return int(text)
+        if self.classes is None:
+            raise UsageError(f"the class names of {self.source} are unknown, so '{text}' can't be found; give an index")
+        wanted = _plain(text)
+        found = [index for index, name in enumerate(self.classes) if wanted in map(_plain, {name, *_synonyms(name)})]
+        if not found:
+            known = (synonym for name in self.classes for synonym in _synonyms(name))
+            raise UsageError(
+                f"no class '{text}' among the {len(self.classes)} of {self.source}{closest(text, known)}; give a name "
+                "or an index"
+            )
+        if len(found) > 1:
+            several = ", ".join(map(self.named, found[:_LISTED])) + ", ..." * (len(found) > _LISTED)
+            raise UsageError(f"'{text}' names {len(found)} classes of {self.source} ({several}); give the index")
+        return found[0]
+
+    def _known_name(self, category: int) -> str | None:
+        return self.classes[category] if self.classes is not None and 0 <= category < len(self.classes) else None
+
+
+def _synonyms(name: str) -> list[str]:
+    return [synonym.strip() for synonym in name.split(",")]
+
+
+def _plain(name: str) -> str:
+    """What names are compared by: no case, underscores as spaces, single spaces between words."""
+    return " ".join(name.casefold().replace("_", " ").split())

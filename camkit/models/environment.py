@@ -1,0 +1,70 @@
+"""Import a framework's packages, keep them quiet, and find the device."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from camkit.errors import CamkitError, reason
+from camkit.models.frameworks import FRAMEWORKS
+from camkit.models.torchvision_shim import ensure_torchvision
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence warnings, and log lines below ERROR, of what is imported or run inside."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def import_framework(name: str) -> Any:
+    """Import a framework of ``FRAMEWORKS`` with the packages it needs, and return its module.
+
+    torchvision comes first: all of the frameworks import it, and it may need help (see ``ensure_torchvision``).
+
+    Raises:
+        CamkitError: A package is missing, or refuses the versions of others that it finds.
+    """
+    framework = FRAMEWORKS[name]
+    ensure_torchvision()
+    for package in framework.packages:
+        try:
+            with quiet():
+                importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            raise CamkitError(
+                f"a package that {framework.title} models need is missing: {error.name}; install with: "
+                f"{framework.install}"
+            ) from error
+        except (AssertionError, ImportError) as error:  # AssertionError is how MMPretrain refuses versions
+            raise CamkitError(f"can't import {package}: {reason(error)}") from error
+    return importlib.import_module(name)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; ``"cuda"`` alone is the current one.
+
+    Raises:
+        CamkitError: This machine doesn't have it.
+    """
+    available = ["cpu"]
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is not None:
+        available += [f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count())]
+    if name in available or name in {known.partition(":")[0] for known in available}:
+        return torch.device(name)
+    raise CamkitError(f"no device '{name}' on this machine; available: {', '.join(available)}")

@@ -1,0 +1,91 @@
+"""The frameworks that camkit loads classifiers of: the only list of them, and what CONFIG may be.
+
+Needs the standard library alone, so that ``camkit --help`` and ``camkit --version`` import no torch.
+
+- ``FRAMEWORKS``: name to :class:`Framework`, in the order in which texts name them.
+- :func:`find_framework`: CONFIG to its framework and the model's name there.
+- :func:`config_forms`, :func:`prefixed_forms` and :func:`framework_titles`: text for help and messages.
+
+To add a framework, add an entry here, an extra of that name to pyproject.toml, and a module of that name beside this
+one with a ``load`` like the others'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from camkit.errors import UsageError, closest
+
+
+@dataclass(frozen=True)
+class Framework:
+    """A framework that camkit loads classifiers of.
+
+    Attributes:
+        name: The prefix of CONFIG, the extra of ``pip install 'camkit[...]'`` and the module in ``camkit.models``.
+        title: The name as the framework's own documentation spells it.
+        form: How CONFIG names one of its models.
+        packages: What is imported for it, in this order.
+    """
+
+    name: str
+    title: str
+    form: str
+    packages: tuple[str, ...]
+
+    @property
+    def install(self) -> str:
+        """The command that installs what its models need."""
+        return f"pip install 'camkit[{self.name}]'"
+
+
+FRAMEWORKS = {
+    framework.name: framework
+    for framework in (
+        Framework(
+            "mmpretrain", "MMPretrain", "an MMPretrain config file or model name", ("mmengine", "mmcv", "mmpretrain")
+        ),
+        Framework("timm", "timm", "timm:NAME", ("timm",)),
+        Framework("torchvision", "torchvision", "torchvision:NAME", ("torchvision",)),
+        Framework("transformers", "transformers", "transformers:FOLDER", ("safetensors", "transformers")),
+    )
+}
+
+
+def find_framework(config: str) -> tuple[Framework, str]:
+    """CONFIG's framework, and the model's name without the prefix. Without a prefix, CONFIG is MMPretrain's.
+
+    Raises:
+        UsageError: The prefix is no framework's, or there is no name behind it.
+    """
+    prefix, colon, name = config.partition(":")
+    if not colon or name.startswith("//") or Path(config).exists():  # a URL, or a file with a colon in its name
+        return FRAMEWORKS["mmpretrain"], config
+    if prefix not in FRAMEWORKS:
+        raise UsageError(
+            f"no framework '{prefix}' in {config}{closest(prefix, FRAMEWORKS)}; CONFIG is {config_forms()}"
+        )
+    if not name:
+        raise UsageError(f"{config} names no model; CONFIG is {config_forms()}")
+    return FRAMEWORKS[prefix], name
+
+
+def config_forms() -> str:
+    """``"an MMPretrain config file or model name, timm:NAME, torchvision:NAME or transformers:FOLDER"``."""
+    return _alternatives([framework.form for framework in FRAMEWORKS.values()])
+
+
+def prefixed_forms() -> str:
+    """``"timm:NAME, torchvision:NAME or transformers:FOLDER"``: the models that bring weights of their own."""
+    return _alternatives([each.form for each in FRAMEWORKS.values() if each.form.startswith(f"{each.name}:")])
+
+
+def framework_titles() -> str:
+    """``"MMPretrain, timm, torchvision or transformers"``."""
+    return _alternatives([framework.title for framework in FRAMEWORKS.values()])
+
+
+def _alternatives(texts: Sequence[str]) -> str:
+    return f"{', '.join(texts[:-1])} or {texts[-1]}"

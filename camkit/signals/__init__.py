@@ -1,0 +1,1 @@
+"""What methods are called with, computed from one recorded forward: gradients, scores, attention, biases."""

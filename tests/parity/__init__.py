@@ -1,0 +1,1 @@
+"""camkit beside other packages."""
