@@ -105,6 +105,7 @@ FULL = (
     # The cells with targets get the most rounds.
     Cell("resnet50", "late", 1, "methods", rounds=(15, 30), seconds=70),
     Cell("resnet50", "late", 16, "methods", rounds=(5, 12), seconds=210),
+    Cell("lite0", "late", 1, "GradCAM", rounds=(15, 60), seconds=15),
     Cell("resnet50", "early", 1, "GradCAM", rounds=(5, 15), seconds=12),
     Cell("resnet50", "early", 16, "GradCAM", rounds=(6, 15), seconds=120),
     Cell("resnet50", "late", 1, "eigen-smooth", ("grad-cam",), rounds=(10, 30), seconds=15),
@@ -138,6 +139,7 @@ FULL = (
 
 QUICK = (
     Cell("resnet50", "late", 1, "methods", rounds=(3, 9), seconds=10),
+    Cell("lite0", "late", 1, "GradCAM", rounds=(15, 40), seconds=6),
     Cell("resnet50", "early", 4, "GradCAM", rounds=(2, 5), seconds=5),
     Cell("resnet50", "late", 1, "eigen-smooth", ("grad-cam",), rounds=(3, 9), seconds=3),
     Cell("resnet50", "late", 1, "aug-smooth", ("grad-cam",), rounds=(2, 5), seconds=4),

@@ -1,4 +1,7 @@
-"""The networks that are timed: MMPretrain's, torchvision's where MMPretrain isn't installed; seeded random weights."""
+"""The networks that are timed, with seeded random weights.
+
+MMPretrain's, torchvision's where MMPretrain isn't installed, and one of timm's.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from camkit.adapters.framework import quiet
-from camkit.adapters.torchvision_shim import ensure_torchvision
+from camkit.models.environment import quiet
+from camkit.models.torchvision_shim import ensure_torchvision
 
 Layout = Callable[[Tensor], Tensor]
 
@@ -42,11 +45,12 @@ class Network:
     title: str
     mmpretrain: Source | None
     torchvision: Source | None
+    timm: Source | None = None
 
     @property
     def source(self) -> Source:
         """Where it comes from on this machine."""
-        found = self.mmpretrain if self.mmpretrain and has_mmpretrain() else self.torchvision
+        found = self.mmpretrain if self.mmpretrain and has_mmpretrain() else self.torchvision or self.timm
         if found is None:
             raise SystemExit(f"no framework has {self.title}")
         return found
@@ -105,6 +109,8 @@ NETWORKS = {
             layout=tokens(extra=1),
         ),
     ),
+    # Many small modules: what camkit adds to each of them shows here the most.
+    "lite0": Network("EfficientNet-Lite0", None, None, Source("tf_efficientnet_lite0", "bn2", "blocks.1")),
     # For smoke tests and soaking: small enough that the engine's own work is what is left.
     "tiny": Network("tiny CNN", None, Source("tiny", "4", "1", ("0", "1", "3", "4"))),
 }
@@ -164,6 +170,10 @@ def _framework(network: Network) -> nn.Module:
         from mmpretrain import get_model
 
         model = get_model(network.source.name, pretrained=False)
+    elif network.source is network.timm:
+        import timm
+
+        model = timm.create_model(network.source.name)
     else:
         import torchvision
 

@@ -6,8 +6,8 @@ from contextlib import suppress
 from importlib import import_module
 
 from benchmarks.speed import contestants, networks
-from camkit.adapters.framework import quiet
-from camkit.adapters.torchvision_shim import ensure_torchvision
+from camkit.models.environment import quiet
+from camkit.models.torchvision_shim import ensure_torchvision
 
 __all__ = ["contestants", "networks"]
 

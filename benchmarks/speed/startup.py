@@ -17,7 +17,7 @@ from benchmarks.speed.networks import NETWORKS, build, has_mmpretrain
 from benchmarks.speed.timing import quartiles
 
 FORWARD = """
-from camkit.adapters.torchvision_shim import ensure_torchvision
+from camkit.models.torchvision_shim import ensure_torchvision
 ensure_torchvision()
 import torch
 from mmpretrain import get_model

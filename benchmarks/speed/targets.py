@@ -67,6 +67,7 @@ TARGETS = (
     Target("… GradCAM, aug-smooth, batch 1", "resnet50-late-b1-aug-smooth", ("GradCAM, aug-smooth",), 6.3),
     Target("… 100 categories of one image", "resnet50-late-b1-100-categories", ("GradCAM, 100 categories",), 1.5),
     Target("ResNet-50 `layer1.2`, batch 16, GradCAM", "resnet50-early-b16-GradCAM", ("GradCAM",), 1.05, times=IDEAL),
+    Target("EfficientNet-Lite0 `bn2`, batch 1, GradCAM", "lite0-late-b1-GradCAM", ("GradCAM",), 1.05),
     *(
         target
         for network, layer, cell in (("Swin-T", "norm3", "swin"), ("ViT-B/16", "layers.11.ln1", "vit"))
