@@ -1,0 +1,127 @@
+"""The tables and method sections in README.md and docs/, from the registry and the last benchmarks."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.provenance import RESULTS
+from benchmarks.speed.files import load
+from benchmarks.speed.table import readme as speed_table
+from camkit.cli.methods import markdown as method_table
+from camkit.methods import FAMILIES, METHODS, Method
+from docs.constructors import option_texts, sections_of
+
+ROOT = Path(__file__).resolve().parent.parent
+SHOWN_DIGITS = ("GradientRollout", "HiResCAM", "LayerCAM", "GradCAM", "GradCAM++", "EigenCAM", "RandomCAM")
+"""The methods in README.md's table of digits; docs/benchmarks.md has them all."""
+FAMILY_TITLES = {
+    "gradient": "Gradient methods",
+    "activation": "Activation methods",
+    "perturbation": "Perturbation methods",
+    "attention": "Attention methods",
+    "pixel": "Pixel methods",
+    "concept": "Concept methods",
+    "control": "Control",
+}
+
+
+def tables() -> dict[str, str]:
+    """Generated Markdown by the name of its markers: ``<!-- speed -->`` to ``<!-- /speed -->``."""
+    digits, speed = _rows("digits"), speed_table(load())
+    return {
+        "methods": method_table(),
+        "method-sections": method_sections(),
+        "coverage": coverage_table(_rows("coverage")),
+        "digits": digits_table(digits),
+        "digits-short": digits_table(digits, SHOWN_DIGITS),
+        "speed": speed,
+        "speed-short": first_cases(speed),
+    }
+
+
+def pages() -> list[Path]:
+    """README.md and the site's pages."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def filled(text: str) -> str:
+    """A page's text with everything between its markers generated anew.
+
+    Raises:
+        KeyError: nothing is generated for one of its markers.
+    """
+    made = tables()
+    return re.sub(
+        r"<!-- ([\w-]+) -->\n.*?<!-- /\1 -->",
+        lambda found: f"<!-- {found[1]} -->\n{made[found[1]]}\n<!-- /{found[1]} -->",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def coverage_table(rows: list[dict[str, Any]]) -> str:
+    """How many networks of each ecosystem are explained without flags."""
+    lines = ["| networks of | families | explained | can't be built here |", "| --- | --- | --- | --- |"]
+    for ecosystem in dict.fromkeys(row["ecosystem"] for row in rows):
+        verdicts = [row["verdict"] for row in rows if row["ecosystem"] == ecosystem]
+        built = sum(verdict != "not run" for verdict in verdicts)
+        lines.append(f"| {ecosystem} | {built} | {verdicts.count('ok')} | {len(verdicts) - built} |")
+    return "\n".join(lines)
+
+
+def digits_table(rows: list[dict[str, Any]], shown: tuple[str, ...] = ()) -> str:
+    """Share of canvases on which a method's maps of both digits are right, by canvas size; of all methods, or some."""
+    plain = [row for row in rows if " + " not in row["method"]]
+    sizes = list(dict.fromkeys(row["canvas"] for row in plain))
+    share = {(row["method"], row["canvas"]): row["canvases"] for row in plain}
+    methods = sorted({row["method"] for row in plain}, key=lambda method: (-share[method, sizes[0]], method))
+    lines = [f"| both digits found | {' | '.join(sizes)} |", "| --- |" + " --- |" * len(sizes)]
+    lines += [
+        f"| {method} | {' | '.join(f'{share[method, size]:.1%}' for size in sizes)} |"
+        for method in methods
+        if not shown or method in shown
+    ]
+    return "\n".join(lines)
+
+
+def first_cases(table: str) -> str:
+    """A table of benchmarks without the rows that only vary the case above them ("… batch 16")."""
+    return "\n".join(line for line in table.splitlines() if not line.startswith("| …"))
+
+
+def method_sections() -> str:
+    """A section per method, by family: what it computes, needs and costs, an example and its options."""
+    parts = []
+    for family in FAMILIES:
+        methods = [method for method in METHODS.values() if method.family == family]
+        parts += [f"## {FAMILY_TITLES[family]}", *map(method_section, methods)]
+    return "\n\n".join(parts)
+
+
+def method_section(method: Method) -> str:
+    """One method's section, from its docstring and its options."""
+    sections, meanings = sections_of(method.function), dict(option_texts(method))
+    parts = [
+        f"### {method.name}",
+        f"`camkit.{method.identifier}`: needs {method.need.text}; cost {method.cost}.",
+        sections[""].replace("``", "`"),
+        f"```python\n{_without_prompts(sections['Example'])}\n```",
+    ]
+    options = [
+        f"- `{name}={value!r}`: {' '.join(meanings[name].split()).replace('``', '`')}"
+        for name, value in method.options.items()
+    ]
+    return "\n\n".join([*parts, *(["Options:", "\n".join(options)] if options else [])])
+
+
+def _rows(result: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((RESULTS / f"{result}.json").read_text())["rows"]
+    return rows
+
+
+def _without_prompts(example: str) -> str:
+    """A doctest as a program; what it prints becomes comments."""
+    return "\n".join(line[4:] if line.startswith((">>> ", "... ")) else f"# {line}" for line in example.splitlines())
