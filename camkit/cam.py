@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Never, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from torch import Tensor, nn
 
@@ -30,7 +30,7 @@ from camkit.typing import Images, Layers, Output, Progress, ReshapeTransform, Ta
 from camkit.versions import versions
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Never, Self
 
 
 class Settings(TypedDict, total=False):

@@ -35,6 +35,7 @@ PACKAGES = [
     "visualize",
     "versions",
     "models",
+    "compat",
     "errors",
     "typing",
 ]

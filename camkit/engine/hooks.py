@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.hooks import RemovableHandle
 
+from camkit.compat import tree_flatten, tree_leaves, tree_unflatten
 from camkit.engine.tensors import is_float, is_strided
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from camkit.compat import gradient_edge, require_gradient_edges
 from camkit.engine.hooks import rectify_gradient
 
 _SOFTMAX = (functional.softmax, torch.softmax, Tensor.softmax)
@@ -126,7 +126,7 @@ class Affine:
     """
 
     bias: Tensor
-    edge: GradientEdge
+    edge: Any
     shape: tuple[int, ...]
     axis: int
 
@@ -140,6 +140,7 @@ class AffineListener(Listener):
 
     def __init__(self, keep: Callable[[Affine], None]) -> None:
         super().__init__()
+        require_gradient_edges("FullGrad")
         self._hand_on = keep
 
     def hear(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -153,7 +154,7 @@ class AffineListener(Listener):
                 bias = _batch_norm_bias(*args, **kwargs)
             if bias is not None and bias.ndim == 1:  # one per channel
                 # Unlike the tensor, the edge still means this result after an in-place operation.
-                edge = get_gradient_edge(made)
+                edge = gradient_edge(made)
                 self._hand_on(Affine(bias.detach(), edge, tuple(made.shape), axis % made.ndim))
         return made
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from camkit.compat import eager
 from camkit.engine.cache import ModelCache, cache_of
 from camkit.errors import UsageError
 
@@ -68,7 +69,7 @@ def borrowed(model: nn.Module) -> Iterator[ModelCache]:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(torch.random.fork_rng(sorted(devices)))
             if is_compiled:  # compiled code takes no new hooks: its Python runs instead
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
+                stack.enter_context(eager())
             stack.callback(_put_back, cache, training, checkpointing, trainable)
             cache.in_use = True
             # Set directly: train() and eval() are overridden in many backbones and would do more than that.

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from camkit.compat import autocast_state, plain_attention
 from camkit.engine.forward import Forward, Heard
 from camkit.engine.hooks import Capture, watching
 from camkit.engine.listeners import AffineListener, AttentionListener
@@ -54,9 +54,8 @@ def record(
     """
     wanted = target_rows(targets, len(images))
     kind = images.device.type
-    autocast = partial(
-        torch.autocast, kind, enabled=torch.is_autocast_enabled(kind), dtype=torch.get_autocast_dtype(kind)
-    )
+    enabled, dtype = autocast_state(kind)
+    autocast = partial(torch.autocast, kind, enabled=enabled, dtype=dtype)
     with network.borrowed() as cache:
         given = images.detach()
         given = given.clone() if given.is_inference() else given  # which can't be saved for backward
@@ -143,7 +142,7 @@ def _listening(model: nn.Module, batch: int, recording: Recording) -> Iterator[H
     heard = Heard()
     with ExitStack() as stack:
         if recording.twice:  # the fused kernels of attention have no second derivative
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(plain_attention())
         path: Sequence[str] = ()
         if recording.attention or recording.biases:
             path = stack.enter_context(_running_modules(model))

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
+from camkit.compat import tree_leaves, tree_map, unfused_transformers
 from camkit.engine.forward import Forward
 from camkit.engine.hooks import watching
 from camkit.engine.rerun import alone_or_whole
@@ -132,13 +131,12 @@ class Replay:
     def _replaying(self, outputs: Any, count: int) -> Iterator[None]:
         own = [(module, module.__dict__.get("forward")) for module, _ in self._recorded.values()]
         self._reached = False
-        _FAST_PATH.leave()  # it would run transformer layers without calling their modules
         try:
             for module, recorded in self._recorded.values():
                 module.__dict__["forward"] = self._stand_in(module, recorded, outputs, count)
-            yield
+            with unfused_transformers():  # fused ones run transformer layers without calling their modules
+                yield
         finally:
-            _FAST_PATH.back()
             for module, forward in own:
                 if forward is None:
                     module.__dict__.pop("forward", None)
@@ -160,31 +158,6 @@ class Replay:
             return tree_map(lambda leaf: _rows(leaf, rows, count, copy=self._copies), recorded[number])
 
         return stand_in
-
-
-class _FastPath:
-    """torch's switch for fused transformer layers, shared by all threads: off while any of them replays."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._users = 0
-        self._was = True
-
-    def leave(self) -> None:
-        with self._lock:
-            if not self._users:
-                self._was = torch.backends.mha.get_fastpath_enabled()
-                torch.backends.mha.set_fastpath_enabled(False)
-            self._users += 1
-
-    def back(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if not self._users:
-                torch.backends.mha.set_fastpath_enabled(self._was)
-
-
-_FAST_PATH = _FastPath()
 
 
 @dataclass

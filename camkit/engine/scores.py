@@ -9,8 +9,8 @@ from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from camkit.compat import tree_leaves
 from camkit.errors import NonFiniteError, UsageError
 from camkit.typing import Categories, Chosen, ScoreFunction, Scores, Target, TargetRows, Targets
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+
+from camkit.compat import tree_leaves, tree_map
 
 
 def is_float(leaf: Any) -> bool:

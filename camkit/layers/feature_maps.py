@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from camkit.compat import tree_flatten, tree_unflatten
 from camkit.engine.forward import Forward
 from camkit.engine.gradients import Found
 from camkit.engine.tensors import detached, is_float

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
+from camkit.compat import tree_leaves, tree_map
 from camkit.engine.tensors import at_least_float32, detached, is_float
 from camkit.errors import LayerError
 from camkit.layers.locality import Trial

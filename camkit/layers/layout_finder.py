@@ -9,8 +9,8 @@ from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from camkit.compat import tree_leaves
 from camkit.engine.forward import Forward
 from camkit.engine.tensors import floats
 from camkit.errors import ForwardError, LayerError

@@ -7,18 +7,13 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
+from camkit.compat import NORMS
 from camkit.engine.network import is_script, unwrap
 from camkit.errors import LayerError, UsageError, closest
 from camkit.typing import Layer
 
 LIST_LAYERS = "list all with: camkit layers CONFIG"
-_NORMS = (
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.LocalResponseNorm,
-    nn.RMSNorm,
-)
+_NORMS: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, *NORMS)
 
 
 def layer_names(model: nn.Module) -> list[str]:

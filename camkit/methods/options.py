@@ -98,4 +98,6 @@ def kind_of(name: str, sources: Iterable[Callable[..., Any]]) -> tuple[Any, Kind
     """The plain type and the kind of an option, from the function among ``sources`` that has it."""
     source = next(each for each in sources if name in options_of(each))
     hint = get_type_hints(source, include_extras=True)[name]
-    return hint.__origin__, next(each for each in hint.__metadata__ if isinstance(each, Kind))
+    # Python 3.10 makes an Optional of it where the default is None.
+    annotated = next(each for each in (hint, *get_args(hint)) if hasattr(each, "__metadata__"))
+    return annotated.__origin__, next(each for each in annotated.__metadata__ if isinstance(each, Kind))

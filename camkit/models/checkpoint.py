@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from camkit.compat import load_safely
 from camkit.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
@@ -158,11 +159,9 @@ def _read_safetensors(path: Path, called: str) -> tuple[dict[str, Tensor], dict[
 
 def _unpickle(path: Path, called: str, *, trust: bool) -> object:
     try:
-        # Without what the process has allowed already: torch would take it off the list on leaving the context.
-        allowed = set(_harmless()).difference(torch.serialization.get_safe_globals())
-        with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # an unreadable one raises below
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_safely(path, _harmless())
     except pickle.UnpicklingError as error:
         if not _is_whole(path):  # a name cut off in the middle isn't on the list either
             raise _damaged(called, error) from error
@@ -241,7 +240,8 @@ def _statistic(*_: object) -> None:
 
 def _harmless() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """Classes and functions in OpenMMLab's checkpoints that are safe to load; numpy's by their names in 1.x and 2.x."""
-    multiarray = importlib.import_module("numpy._core.multiarray")
+    core = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
+    multiarray = importlib.import_module(f"{core}.multiarray")
     dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdgFDGOSUVMm"}
     numpy: list[tuple[Callable[..., Any], str]] = [
         (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")

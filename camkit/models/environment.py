@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from camkit.compat import accelerators
 from camkit.errors import CamkitError, reason
 from camkit.models.frameworks import FRAMEWORKS
 from camkit.models.torchvision_shim import ensure_torchvision
@@ -61,10 +62,7 @@ def find_device(name: str) -> torch.device:
     Raises:
         CamkitError: This machine doesn't have it.
     """
-    available = ["cpu"]
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is not None:
-        available += [f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count())]
+    available = ["cpu", *accelerators()]
     if name in available or name in {known.partition(":")[0] for known in available}:
         return torch.device(name)
     raise CamkitError(f"no device '{name}' on this machine; available: {', '.join(available)}")

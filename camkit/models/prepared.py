@@ -78,7 +78,8 @@ def as_uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
     """Round and clip to 0..255; uint8 stays as it is."""
     if image.dtype == np.uint8:
         return image
-    return np.asarray(image, dtype=np.float64).round().clip(0, 255).astype(np.uint8)
+    clipped: NDArray[np.uint8] = np.asarray(image, dtype=np.float64).round().clip(0, 255).astype(np.uint8)
+    return clipped
 
 
 def as_rgb(image: NDArray[np.uint8], *, bgr: bool = False) -> NDArray[np.uint8]:
@@ -89,5 +90,7 @@ def as_rgb(image: NDArray[np.uint8], *, bgr: bool = False) -> NDArray[np.uint8]:
     if image.ndim == 2:
         image = image[..., None]
     if image.shape[2] < 3:
-        return image[..., :1].repeat(3, axis=2)
-    return image[..., 2::-1].copy() if bgr else image[..., :3].copy()
+        rgb: NDArray[np.uint8] = image[..., :1].repeat(3, axis=2)
+    else:
+        rgb = image[..., 2::-1].copy() if bgr else image[..., :3].copy()
+    return rgb

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from camkit.compat import tree_flatten, tree_leaves, tree_unflatten
 from camkit.engine.replay import Replay
 from camkit.engine.tensors import at_least_float32, detached
 from camkit.errors import LayerError

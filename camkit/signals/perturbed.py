@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from camkit.compat import tree_leaves
 from camkit.engine.forward import Forward
 from camkit.engine.replay import Replays
 from camkit.engine.rerun import Change, rerun

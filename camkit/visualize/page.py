@@ -84,7 +84,7 @@ class Page:
     def drawn(self) -> Picture:
         """Draw the page."""
         self._canvas.draw()
-        page = np.array(self._canvas.buffer_rgba(), dtype=np.uint8)[:, :, :3].copy()
+        page: Picture = np.array(self._canvas.buffer_rgba(), dtype=np.uint8)[:, :, :3].copy()
         for top, left, picture in self._pictures:
             page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
         return page

@@ -24,6 +24,12 @@ REQUIRED = 0.9
 SIZES = [pytest.param(size, id=f"{size[0]}x{size[1]}") for size in measure.SIZES]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def digits() -> None:
+    """scikit-learn has them."""
+    pytest.importorskip("sklearn")
+
+
 @pytest.fixture(scope="module")
 def model() -> DigitsViT:
     return recipe.load()

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from camkit.compat import tree_leaves
 from camkit.engine.tensors import is_float
 from camkit.typing import Activations
 from tests.models.installed import installed

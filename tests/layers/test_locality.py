@@ -28,8 +28,8 @@ class TestVerdict:
 
     def trial(self, *, right: tuple[int, int] = (1, 6), left: tuple[int, int] = (6, 1), value: float = 1.0) -> Trial:
         outputs = [torch.zeros(1, 3, 8, 8) for _ in range(3)]
-        outputs[1][0, :, *right] = value
-        outputs[2][0, :, *left] = value
+        for output, (row, column) in zip(outputs[1:], (right, left), strict=True):
+            output[0, :, row, column] = value
         return Trial(*outputs)
 
     def test_what_changes_where_the_image_does_is_right(self) -> None:

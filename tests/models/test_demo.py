@@ -58,6 +58,7 @@ def test_every_weight_has_its_place() -> None:
 
 @pytest.mark.frameworks
 def test_it_recognises_the_photographs() -> None:
+    installed("mmpretrain")
     from tests.helpers import zoo
 
     with torch.no_grad():

@@ -447,6 +447,7 @@ def test_nothing_is_printed(photo: str) -> None:
     assert done.stdout + "".join(line for line in lines if "still" not in line and "warn" not in line) == ""
 
 
+@pytest.mark.filterwarnings("ignore::camkit.errors.EmptyMapWarning")  # as weights are drawn
 def test_conformer_is_explained_by_what_it_predicts_from() -> None:
     """Its two branches' logits together, as its head's predict does."""
     classifier = load("conformer-tiny-p16_3rdparty_in1k", None)
@@ -461,6 +462,7 @@ def test_conformer_is_explained_by_what_it_predicts_from() -> None:
     assert load("mobilenet-v2_8xb32_in1k", None).output is None
 
 
+@pytest.mark.filterwarnings("ignore::camkit.errors.EmptyMapWarning")  # as weights are drawn
 def test_data_samples_are_explained_by_their_scores() -> None:
     model: Any = load("mobilenet-v2_8xb32_in1k", None).model
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -17,6 +17,11 @@ def positions(array: Array) -> list[tuple[int, ...]]:
     return list(itertools.product(*(range(length) for length in array.shape[1:])))
 
 
+def at(*index: int) -> tuple[int, ...]:
+    """An index of one number: a channel, then a position."""
+    return index
+
+
 GRADCAM = ("GradCAM", "FinerCAM")
 """FinerCAM is Grad-CAM of the gradient of another objective."""
 GRADCAM_PLUS_PLUS = ("GradCAM++", "RefineCAM")
@@ -30,34 +35,34 @@ def weighted(method: str, a: Array, g: Array) -> Array:
     out = np.zeros_like(a)
     places = positions(a)
     for c in range(a.shape[0]):
-        total = math.fsum(a[(c, *p)] for p in places)
+        total = math.fsum(a[at(c, *p)] for p in places)
         if method in GRADCAM:
-            w = math.fsum(g[(c, *p)] for p in places) / len(places)
+            w = math.fsum(g[at(c, *p)] for p in places) / len(places)
         elif method == "CAM":
-            w = math.fsum(g[(c, *p)] for p in places)
+            w = math.fsum(g[at(c, *p)] for p in places)
         elif method in GRADCAM_PLUS_PLUS:
             w = 0.0
             for p in places:
-                d = g[(c, *p)]
+                d = g[at(c, *p)]
                 alpha = 0.0 if d == 0 else d**2 / (2 * d**2 + total * d**3 + 1e-6)
                 w += alpha * max(d, 0.0)
         elif method == "XGradCAM":
-            w = math.fsum(g[(c, *p)] * a[(c, *p)] / (total + 1e-7) for p in places)
+            w = math.fsum(g[at(c, *p)] * a[at(c, *p)] / (total + 1e-7) for p in places)
         for p in places:
             if method in (*GRADCAM, *GRADCAM_PLUS_PLUS, "CAM", "XGradCAM"):
-                out[(c, *p)] = w * a[(c, *p)]
+                out[at(c, *p)] = w * a[at(c, *p)]
             elif method in ("EigenCAM", "KPCA-CAM"):
-                out[(c, *p)] = a[(c, *p)]
+                out[at(c, *p)] = a[at(c, *p)]
             elif method == "EigenGradCAM":
-                out[(c, *p)] = g[(c, *p)] * a[(c, *p)]
+                out[at(c, *p)] = g[at(c, *p)] * a[at(c, *p)]
             elif method == "LayerCAM":
-                out[(c, *p)] = max(g[(c, *p)], 0.0) * a[(c, *p)]
+                out[at(c, *p)] = max(g[at(c, *p)], 0.0) * a[at(c, *p)]
             elif method == "HiResCAM":
-                out[(c, *p)] = g[(c, *p)] * a[(c, *p)]
+                out[at(c, *p)] = g[at(c, *p)] * a[at(c, *p)]
             elif method == "GradCAMElementWise":
-                out[(c, *p)] = max(g[(c, *p)] * a[(c, *p)], 0.0)
+                out[at(c, *p)] = max(g[at(c, *p)] * a[at(c, *p)], 0.0)
             elif method == "SegEigenCAM":
-                out[(c, *p)] = abs(g[(c, *p)]) * a[(c, *p)]
+                out[at(c, *p)] = abs(g[at(c, *p)]) * a[at(c, *p)]
             else:
                 raise NotImplementedError(method)
     return out
@@ -66,13 +71,13 @@ def weighted(method: str, a: Array, g: Array) -> Array:
 def channel_sum(w: Array) -> Array:
     out = np.zeros(w.shape[1:])
     for p in positions(w):
-        out[p] = math.fsum(w[(c, *p)] for c in range(w.shape[0]))
+        out[p] = math.fsum(w[at(c, *p)] for c in range(w.shape[0]))
     return out
 
 
 def rows_of(w: Array) -> Array:
     """Positions x channels."""
-    return np.array([[w[(c, *p)] for c in range(w.shape[0])] for p in positions(w)])
+    return np.array([[w[at(c, *p)] for c in range(w.shape[0])] for p in positions(w)])
 
 
 def along_energy(projection: Array, w: Array) -> Array:
@@ -117,7 +122,7 @@ def spread(a: Array, w: Array) -> Array:
     out = np.zeros_like(a)
     for c in range(a.shape[0]):
         for p in positions(a):
-            out[(c, *p)] = w[c] * a[(c, *p)]
+            out[at(c, *p)] = w[c] * a[at(c, *p)]
     return out
 
 
@@ -130,7 +135,7 @@ def shapley_weights(g: Array, hvp: Array) -> Array:
     """ShapleyCAM: gradient less half of the Hessian's product with the activations, averaged over places."""
     places = positions(g)
     return np.array(
-        [math.fsum(g[(c, *p)] - hvp[(c, *p)] / 2 for p in places) / len(places) for c in range(g.shape[0])],
+        [math.fsum(g[at(c, *p)] - hvp[at(c, *p)] / 2 for p in places) / len(places) for c in range(g.shape[0])],
     )
 
 
@@ -142,9 +147,9 @@ def smooth_weights(a: Array, gradients: Sequence[Array], numerator: int = 2) -> 
     """Smooth Grad-CAM++ of the clean activations; ``numerator`` 1 is D1 over the samples, as the paper prints it."""
     weights = np.zeros(a.shape[0])
     for c in range(a.shape[0]):
-        total = math.fsum(a[(c, *p)] for p in positions(a))
+        total = math.fsum(a[at(c, *p)] for p in positions(a))
         for p in positions(a):
-            d = {power: math.fsum(g[(c, *p)] ** power for g in gradients) / len(gradients) for power in (1, 2, 3)}
+            d = {power: math.fsum(g[at(c, *p)] ** power for g in gradients) / len(gradients) for power in (1, 2, 3)}
             if d[1] > 0:
                 weights[c] += d[numerator] / (2 * d[2] + total * d[3] + 1e-6) * d[1]
     return weights
@@ -159,11 +164,11 @@ def marked(a: Array, k: float = 2.0) -> Array:
     out = np.zeros_like(a)
     places = positions(a)
     for c in range(a.shape[0]):
-        mean = math.fsum(a[(c, *p)] for p in places) / len(places)
-        deviation = math.sqrt(math.fsum((a[(c, *p)] - mean) ** 2 for p in places) / len(places))
+        mean = math.fsum(a[at(c, *p)] for p in places) / len(places)
+        deviation = math.sqrt(math.fsum((a[at(c, *p)] - mean) ** 2 for p in places) / len(places))
         for p in places:
-            if a[(c, *p)] >= mean + k * deviation:
-                out[(c, *p)] = mean
+            if a[at(c, *p)] >= mean + k * deviation:
+                out[at(c, *p)] = mean
     return out
 
 
