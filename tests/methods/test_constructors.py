@@ -17,8 +17,6 @@ from docs.constructors import PACKAGE, files
 from tests.helpers.networks import SmallCNN, seeded
 
 CODE = """
-from typing import reveal_type
-
 import camkit
 from torch import nn
 
