@@ -1,37 +1,58 @@
-"""What every test starts from."""
+"""What every test starts from. The process that only hands out tests to others imports nothing of it."""
 
 from __future__ import annotations
 
 import os
+from functools import cache
 from importlib.util import find_spec
 
 import pytest
-import torch
-
-from camkit.models.torchvision_shim import ensure_torchvision
 
 PEERS = ("pytorch_grad_cam", "torchcam", "captum")
 """Packages that camkit is compared with."""
 
-# Where tests run in parallel, a worker has one core.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
 
-# Before a framework or another package imports torchvision, which a CPU-only torch may not be able to load.
-if find_spec("torchvision"):
-    ensure_torchvision()
+def pytest_collectstart() -> None:
+    """Before test files are imported."""
+    prepare()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before any fixture: skip what needs packages that aren't there, and prepare for what a framework does."""
-    missing = [package for package in PEERS if not find_spec(package)]
-    if missing and item.get_closest_marker("peers"):
-        pytest.skip(f"compares with packages that aren't installed: {', '.join(missing)}")
-    if item.get_closest_marker("frameworks") and find_spec("mmengine"):
-        # MMEngine's logger keeps the stdout it was born with: that must not be one test's capture, which gets closed.
+    """Before any fixture."""
+    if missing() and item.get_closest_marker("peers"):
+        pytest.skip(f"compares with packages that aren't installed: {', '.join(missing())}")
+    if item.get_closest_marker("frameworks"):
+        prepare_mmengine()
+    # Weights that a framework draws are the same whichever tests ran before.
+    import torch
+
+    torch.default_generator.manual_seed(0)
+
+
+@cache
+def prepare() -> None:
+    """One thread for each of several workers; torchvision before frameworks and other packages import it."""
+    import torch
+
+    from camkit.models.torchvision_shim import ensure_torchvision
+
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+    if find_spec("torchvision"):
+        ensure_torchvision()
+
+
+@cache
+def missing() -> list[str]:
+    """The packages of PEERS that aren't installed."""
+    return [package for package in PEERS if not find_spec(package)]
+
+
+@cache
+def prepare_mmengine() -> None:
+    """MMEngine's logger keeps the stdout it was born with: that must not be one test's capture, which gets closed."""
+    if find_spec("mmengine"):
         from mmengine.logging import MMLogger
 
         MMLogger.get_current_instance()
-    # Weights that a framework draws are the same whichever tests ran before.
-    torch.manual_seed(0)

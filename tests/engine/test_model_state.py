@@ -14,12 +14,11 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-import camkit
 from camkit import CAM, AugSmooth, EigenSmooth
 from camkit.engine.model_state import borrowed
 from camkit.errors import UsageError
 from tests.helpers.forwards import count_hooks
-from tests.helpers.kinds import ON_SMALL_CNN, ON_SMALL_VIT, SIX, layer_of, options
+from tests.helpers.kinds import ON_SMALL_CNN, ON_SMALL_VIT, ONE_PER_NEED, SIX, layer_of, options
 from tests.helpers.networks import SmallCNN, SmallViT, seeded
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -118,8 +117,6 @@ def counting(make: Any, failing: int | None) -> Counts:
     return model
 
 
-ONE_PER_NEED = {type(camkit.METHODS[name].need): name for name in reversed(camkit.METHODS)}.values()
-"""The first method with each kind of need: these run the network in different ways, others alike."""
 EVERY = [
     *(pytest.param(SmallCNN, name, id=f"cnn {name}") for name in ON_SMALL_CNN),
     *(pytest.param(SmallViT, name, id=f"vit {name}") for name in ON_SMALL_VIT if name in ONE_PER_NEED),
