@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import _compat_pickle
+import codecs
 import pickle
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -156,21 +159,30 @@ def load_safely(path: Path, allowed: Iterable[Allowed]) -> Any:
 
     Raises:
         pickle.UnpicklingError: the file names something else; the message says ``GLOBAL module.name``.
+        RuntimeError: a TorchScript archive, or a damaged file.
     """
     if torch_version() >= (2, 6):
         # Without what the process has allowed already: torch would take it off the list on leaving the context.
         others = set(allowed).difference(torch.serialization.get_safe_globals())
         with torch.serialization.safe_globals(list(others)):
             return torch.load(path, map_location="cpu", weights_only=True)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):  # which torch.load would run
+                raise RuntimeError("a TorchScript archive")
     from torch import _weights_only_unpickler as own
 
-    known: dict[str, Any] = dict(own._get_allowed_globals())
+    # Later releases of torch allow this one too: how bytes are pickled in protocol 2.
+    known: dict[str, Any] = {"_codecs.encode": codecs.encode, **own._get_allowed_globals()}
     for each in allowed:
         function, name = each if isinstance(each, tuple) else (each, f"{each.__module__}.{each.__qualname__}")
         known[name] = function
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
+            # Protocol 2 has the names of Python 2.
+            module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
+            module = _compat_pickle.IMPORT_MAPPING.get(module, module)
             try:
                 return known[f"{module}.{name}"]
             except KeyError:
