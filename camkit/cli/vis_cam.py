@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from camkit.cli import flags, report
 from camkit.errors import UsageError
+from camkit.layers.names import find_layers
 from camkit.methods import configured, find_method
 from camkit.visualize.colours import find_colormap
 from camkit.visualize.overlay import Style
@@ -77,6 +78,8 @@ def main(options: argparse.Namespace) -> None:
         preview(classifier.model)
         return
     categories = flags.categories(options, classifier)
+    if options.target_layers:
+        find_layers(classifier.model, options.target_layers)  # before the image is read
     prepared = classifier.prepare(options.img)
     explanations = report.explain_image(
         classifier,

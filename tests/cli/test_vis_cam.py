@@ -408,6 +408,11 @@ class TestMistakes:
         }.items():
             refused(camkit("vis-cam", image, "cnn", "--save-path", tmp_path / "out.png"), 1, message)
 
+    @pytest.mark.usefixtures("tiny")
+    def test_layers_are_refused_before_the_image_is_read(self, camkit: Camkit, tmp_path: Path) -> None:
+        flags = ("--target-layers", "norm3", "--save-path", tmp_path / "out.png")
+        refused(camkit("vis-cam", "/nowhere/cat.png", "cnn", *flags), 2, "no layer 'norm3'")
+
     def test_an_unknown_framework(self, camkit: Camkit, photo: str, tmp_path: Path) -> None:
         run = camkit("vis-cam", photo, "tim:resnet18", "--save-path", tmp_path / "out.png")
         refused(run, 2, "no framework 'tim' in tim:resnet18; closest: timm; CONFIG is an MMPretrain config file")
