@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from threading import RLock
 from typing import Any, TypeVar
 
@@ -32,7 +32,8 @@ class ModelCache:
         self.in_use = False
         self.changes = 0
         self._facts: OrderedDict[Hashable, Any] = OrderedDict()
-        self._modules: list[weakref.ref[nn.Module]] = []
+        self._modules: list[int] = []
+        self._alive: list[weakref.ref[nn.Module]] = []
 
     def __len__(self) -> int:
         return len(self._facts)
@@ -58,14 +59,23 @@ class ModelCache:
         found: Fact | None = self.find(key)
         return self.keep(key, make()) if found is None else found
 
-    def check(self, modules: Sequence[nn.Module]) -> None:
-        """Forget everything if the model has other modules than before."""
-        known = self._modules
-        if len(known) == len(modules) and all(ref() is module for ref, module in zip(known, modules, strict=True)):
+    def check(self, modules: Mapping[int, nn.Module]) -> None:
+        """Forget everything if the model has other modules than before.
+
+        Args:
+            modules: by their ids, in any order that is always the same.
+        """
+        ids = list(modules)
+        if ids == self._modules:
             return
         self._facts.clear()
         self.changes += 1
-        self._modules = [weakref.ref(module) for module in modules]
+        self._modules = ids
+        self._alive = [weakref.ref(module, self._is_gone) for module in modules.values()]
+
+    def _is_gone(self, ref: weakref.ref[nn.Module]) -> None:
+        # Another module may take over the id.
+        self._modules = []
 
 
 _CACHES: dict[int, ModelCache] = {}

@@ -12,7 +12,7 @@ from camkit.compat import eager
 from camkit.engine.cache import ModelCache, cache_of
 from camkit.errors import UsageError
 
-_CHECKPOINTING = ("with_cp", "use_checkpoint", "grad_checkpointing", "gradient_checkpointing")
+_CHECKPOINTING = frozenset(("with_cp", "use_checkpoint", "grad_checkpointing", "gradient_checkpointing"))
 """The attributes by which MMPretrain's, torchvision's, timm's and transformers' modules switch on activation
 checkpointing."""
 
@@ -40,30 +40,32 @@ def borrowed(model: nn.Module) -> Iterator[ModelCache]:
             with torch.enable_grad():
                 yield cache
             return
-        # One walk over the tree: networks have hundreds of modules.
+        # One walk over the tree: networks have hundreds of modules, and this is most of what camkit costs small ones.
         modules = _modules(model)
         cache.check(modules)
         training, checkpointing, trainable = [], [], []
         devices: set[int] = set()
         is_compiled = False
-        for module in modules:
+        for module in modules.values():
             state = module.__dict__
             if module.training:
                 training.append(module)
-            checkpointing += [(module, flag) for flag in _CHECKPOINTING if state.get(flag) is True]
-            is_compiled = is_compiled or bool(state.get("_compiled_call_impl")) or "_orig_mod" in state["_modules"]
+            if not _CHECKPOINTING.isdisjoint(state):
+                checkpointing += [(module, flag) for flag in _CHECKPOINTING if state.get(flag) is True]
+            if "_orig_mod" in state["_modules"] or state.get("_compiled_call_impl"):
+                is_compiled = True
             for parameter in state["_parameters"].values():
                 if parameter is None:
                     continue
+                if parameter.requires_grad:
+                    trainable.append(parameter)
+                if parameter.is_cuda:
+                    devices.add(parameter.device.index)
                 if parameter.is_inference():
                     raise UsageError(
                         "the model's parameters were made under inference_mode, where torch keeps no gradients: build "
                         "or load it outside"
                     )
-                if parameter.requires_grad:
-                    trainable.append(parameter)
-                if parameter.is_cuda:
-                    devices.add(parameter.device.index)
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
@@ -97,14 +99,13 @@ def _put_back(
         parameter.requires_grad_(True)
 
 
-def _modules(model: nn.Module) -> list[nn.Module]:
-    """Every module once. ``model.modules()`` makes their names too, which takes longer than all the rest here."""
-    found: dict[int, nn.Module] = {}
-    waiting: list[nn.Module | None] = [model]
+def _modules(model: nn.Module) -> dict[int, nn.Module]:
+    """Every module once, by its id. ``model.modules()`` makes their names too, which takes longer than all the rest."""
+    found = {id(model): model}
+    waiting = [model]
     while waiting:
-        module = waiting.pop()
-        if module is not None and id(module) not in found:
-            found[id(module)] = module
-            if module._modules:
-                waiting.extend(module._modules.values())
-    return list(found.values())
+        for module in waiting.pop()._modules.values():
+            if module is not None and id(module) not in found:
+                found[id(module)] = module
+                waiting.append(module)
+    return found
