@@ -1,4 +1,4 @@
-"""What older releases of torch lack, in one place: delete a branch when the floor in pyproject.toml rises above it."""
+"""What older releases of torch, or some devices, lack. Delete a branch when pyproject.toml's floor rises above it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import codecs
 import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import Lock
 from types import SimpleNamespace
@@ -88,6 +88,16 @@ def eager() -> Iterator[None]:
         yield
 
 
+def hooked_transformers(model: nn.Module) -> AbstractContextManager[Any]:
+    """A context in which torch's transformer layers call their modules if these have hooks; torch 2.5 looks itself."""
+    if torch_version() >= (2, 5) or not any(isinstance(module, _FUSED) for module in model.modules()):
+        return nullcontext()
+    return unfused_transformers()
+
+
+_FUSED = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
+
+
 @contextmanager
 def unfused_transformers() -> Iterator[None]:
     """A context in which torch's transformer layers call their modules one by one, in all threads; torch 2.3.
@@ -135,6 +145,11 @@ class _FastPathSwitch:
 
 
 _SWITCH = _FastPathSwitch()
+
+
+def float64(tensor: Tensor) -> Tensor:
+    """The tensor in double precision; on the CPU where its device has none, as Apple's MPS."""
+    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
 
 
 def accelerators() -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from camkit.compat import hooked_transformers
 from camkit.engine.cache import ModelCache
 from camkit.engine.model_state import borrowed
 from camkit.errors import CamkitError, ForwardError, UsageError, is_out_of_memory, reason
@@ -91,7 +92,8 @@ class Network:
         """
         shape = tuple(images.shape)
         try:
-            return self.model(images, **self.forward_kwargs)
+            with hooked_transformers(self.model):
+                return self.model(images, **self.forward_kwargs)
         except Exception as error:
             if isinstance(error, CamkitError) or is_out_of_memory(error):
                 raise

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camkit.compat import tree_leaves, tree_map, unfused_transformers
+from camkit.compat import float64, tree_leaves, tree_map, unfused_transformers
 from camkit.engine.forward import Forward
 from camkit.engine.hooks import watching
 from camkit.engine.rerun import alone_or_whole
@@ -222,7 +222,7 @@ def _agree(made: Tensor, expected: Tensor, tolerance: float) -> bool:
         return False
     sizes = expected[expected.isfinite()].abs()
     size = float(sizes.max()) if sizes.numel() else 0.0
-    return torch.allclose(made.double(), expected.double(), rtol=0, atol=tolerance * size, equal_nan=True)
+    return torch.allclose(float64(made), float64(expected), rtol=0, atol=tolerance * size, equal_nan=True)
 
 
 class Replays:

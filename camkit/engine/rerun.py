@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
@@ -32,8 +33,9 @@ def rows_at_a_time(row_bytes: int, device: torch.device) -> int:
     if device.type == "cuda":
         room = torch.cuda.mem_get_info(device)[0] // MEMORY_SHARE
     else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        room = min(CACHE_BYTES, free // MEMORY_SHARE)
+        room = CACHE_BYTES
+        with suppress(AttributeError, ValueError):  # not every system says how much memory is free
+            room = min(room, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MEMORY_SHARE)
     return max(1, min(MOST_ROWS, room // max(row_bytes, 1)))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camkit.compat import float64
 from camkit.engine.hooks import Capture
 from camkit.layers.survey import noise_like
 from camkit.typing import Activations, Images
@@ -35,7 +36,7 @@ class Trial:
         False also if the layer doesn't depend on the image.
         """
         try:
-            plain, right, left = (transform(output).double() for output in (self.plain, self.right, self.left))
+            plain, right, left = (float64(transform(output)) for output in (self.plain, self.right, self.left))
         except RuntimeError:  # another shape: its first dimension isn't the batch
             return False
         changes = [_energy(right - plain), _energy(left - plain).flip(0, 1)]

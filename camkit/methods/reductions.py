@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from camkit.compat import float64
 from camkit.methods.options import OptionalPositive, one_of
 from camkit.methods.registry import Weighted, Weights
 from camkit.typing import Activations, SignedMaps
@@ -73,7 +74,7 @@ def kernel_component(
         gamma: scale of the kernel; None is one over the number of channels.
     """
     rows, shape = _rows(activations, weights)
-    centred = rows.double()
+    centred = float64(rows)
     centred = centred - centred.mean(1, keepdim=True)
     similarity = KERNELS[kernel](centred, 1 / centred.shape[2] if gamma is None else gamma)
     rounding = torch.finfo(similarity.dtype).eps * similarity.shape[1] * similarity.abs().amax((1, 2))[:, None]
@@ -83,7 +84,7 @@ def kernel_component(
     values, vectors = leading_eigenpair(torch.where(finite[:, None, None], similarity, 0))
     leading = torch.where(values[:, None] > rounding, values[:, None], 0)
     projection = vectors * leading.sqrt()
-    projection = torch.where(finite[:, None], projection, math.nan).to(rows.dtype)
+    projection = torch.where(finite[:, None], projection, math.nan).to(rows)
     return (projection * _energy_sign(projection, rows)).reshape(shape)
 
 
@@ -153,8 +154,8 @@ def _first_component(rows: Tensor) -> Tensor:
 
 def leading_eigenvector(gram: Tensor) -> Tensor:
     """The unit eigenvector of the largest eigenvalue of positive semidefinite matrices, (B, N, N) to (B, N)."""
-    # On CUDA, eigh synchronises to check that it converged.
-    return leading_by_squaring(gram) if gram.is_cuda else leading_eigenpair(gram)[1]
+    # On CUDA, eigh synchronises to check that it converged; MPS has none.
+    return leading_eigenpair(gram)[1] if gram.device.type == "cpu" else leading_by_squaring(gram)
 
 
 def leading_eigenpair(matrices: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,14 +180,14 @@ def leading_by_squaring(gram: Tensor) -> Tensor:
     Power iteration by squaring the matrix repeatedly: after :data:`SQUARINGS` squarings the other eigenvalues have
     vanished, and each column is a multiple of the eigenvector. In float64, as errors add up.
     """
-    power = gram.double()
+    power = float64(gram)
     for _ in range(SQUARINGS):
         size = power.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]  # the largest entry of a semidefinite matrix
         power = power / torch.where(size > 0, size, 1)
         power = power @ power
     largest = power.diagonal(dim1=1, dim2=2).argmax(1)
     column = power.gather(2, largest[:, None, None].expand(-1, power.shape[1], 1)).squeeze(2)
-    return functional.normalize(column, dim=1).to(gram.dtype)
+    return functional.normalize(column, dim=1).to(gram)
 
 
 def _energy_sign(projection: Tensor, rows: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from camkit.compat import float64
 from camkit.engine.forward import Forward
 from camkit.engine.gradients import backward
 from camkit.engine.listeners import GuidedListener
@@ -60,8 +61,8 @@ def _is_linear(features: FeatureMaps, name: str, gradients: Gradients) -> bool:
     with torch.no_grad():
         for values in (torch.zeros_like(noise), noise):
             rows = fillings.run(image, values, 1 if image == 0 else len(forward.images))
-            scores.append(forward.scores_in(rows, image)[0].double())
-    products = (gradients[:, 0].double() * noise.double()).flatten(1)
+            scores.append(float64(forward.scores_in(rows, image)[0]))
+    products = (float64(gradients[:, 0]) * float64(noise)).flatten(1)
     found, expected = (scores[1] - scores[0])[: len(products)], products.sum(1)
     size = torch.maximum(found.abs(), expected.abs()) + products.norm(dim=1)
     allowed = max(CLOSE, rounding) * size + rounding * torch.maximum(*(each.abs() for each in scores))

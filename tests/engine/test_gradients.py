@@ -14,6 +14,7 @@ from camkit.engine import gradients
 from camkit.errors import LayerError
 from tests.helpers.forwards import feature_maps
 from tests.helpers.networks import Returns, SmallCNN, SmallViT, seeded
+from tests.helpers.refusals import OutOfMemory
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 TARGETS = [[0, 3, 1, 4], [2, 2, 4, 0]]
@@ -117,12 +118,12 @@ def test_where_memory_does_not_suffice_half_as_many_share_a_backward(
 
     def grad(scores: Tensor, leaves: Any, wanted: Tensor, **options: Any) -> Any:
         if (len(wanted) if options["is_grads_batched"] else 1) > fitting:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise OutOfMemory("CUDA out of memory")
         return original(scores, leaves, wanted, **options)
 
     monkeypatch.setattr(torch.autograd, "grad", grad)
     if not fitting:
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(OutOfMemory):
             CAM(model, "GradCAM", "conv2")(IMAGES)
         return
     found, made = gradients_of(model, "conv2")
@@ -132,10 +133,10 @@ def test_where_memory_does_not_suffice_half_as_many_share_a_backward(
 
 def test_a_single_target_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def grad(*_: Any, **__: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise OutOfMemory("CUDA out of memory")
 
     monkeypatch.setattr(torch.autograd, "grad", grad)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(OutOfMemory):
         CAM(seeded(SmallCNN()), "GradCAM", "conv2")(IMAGES, 1)
 
 

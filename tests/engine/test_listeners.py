@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.testing import assert_close
 
+from camkit.compat import torch_version
 from camkit.engine.listeners import Affine, AffineListener, AttentionListener, GuidedListener
 
 
@@ -35,7 +36,7 @@ FUSED: dict[str, dict[str, Any]] = {
     "scaled": {"scale": 0.3},
     "blocked": {"attn_mask": BLOCKED},
     "biased": {"attn_mask": drawn(4, 6, 6, seed=4)},
-    "grouped": {"enable_gqa": True},
+    **({"grouped": {"enable_gqa": True}} if torch_version() >= (2, 5) else {}),
     "everything": {"attn_mask": BLOCKED, "scale": 2.0, "dropout_p": 0.0},
 }
 
@@ -77,7 +78,7 @@ class TestFusedAttention:
             return functional.scaled_dot_product_attention(QUERY, KEY, VALUE, given)
 
         made, (kept,), _ = heard(attend)
-        assert_close(made, attend())
+        assert_close(made, attend().nan_to_num())  # torch before 2.5 gives NaN
         assert not kept[1, :, 2].any()
         (gradient,) = torch.autograd.grad(made.sum(), QUERY)
         assert gradient.isfinite().all()

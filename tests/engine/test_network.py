@@ -13,7 +13,7 @@ from camkit import CAM, ForwardError
 from camkit.engine.network import Network, unwrap
 from camkit.errors import UsageError
 from tests.helpers.networks import SmallCNN, SmallViT, seeded
-from tests.helpers.refusals import refusal
+from tests.helpers.refusals import OutOfMemory, refusal
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -56,9 +56,9 @@ class TestTheLayerThatFailed:
     def test_lack_of_memory_stays_what_it_is(self) -> None:
         class Hungry(SmallCNN):
             def forward(self, images: Tensor) -> Tensor:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise OutOfMemory("CUDA out of memory")
 
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(OutOfMemory):
             CAM(seeded(Hungry()), target_layers="conv1")(IMAGES)
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.testing import assert_close
-from torch.utils._pytree import register_pytree_node, tree_leaves
+from torch.utils import _pytree
 
 from camkit import CAM
+from camkit.compat import hooked_transformers, tree_leaves
 from camkit.engine.network import Network
 from camkit.engine.record import record
 from camkit.engine.replay import Replay, Replays
@@ -23,7 +24,7 @@ from camkit.engine.tensors import is_float
 from camkit.errors import ForwardError, LayerError, NonFiniteError
 from camkit.methods.needs import Recording
 from camkit.signals.perturbed import Ablated
-from tests.helpers.forwards import feature_maps
+from tests.helpers.forwards import fast_path, feature_maps
 from tests.helpers.networks import SmallCNN, SmallViT, TorchEncoder, seeded, timm_swin
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -61,7 +62,7 @@ def slow_ablation(
 ) -> Tensor:
     """Score losses (B, C, K) of every channel, the network run as a whole on the batch for each."""
     made: list[Tensor] = []
-    with torch.no_grad():
+    with torch.no_grad(), hooked_transformers(model):
         handle = model.get_submodule(layer).register_forward_hook(
             lambda module, args, output: made.append(next(leaf for leaf in tree_leaves(output) if is_float(leaf)))
         )
@@ -74,7 +75,8 @@ def slow_ablation(
             features.select(axis, channel).zero_()
             return features
 
-        losses.append(scores - read(slow_scores(model, layer, images, change, **given)))
+        with hooked_transformers(model):
+            losses.append(scores - read(slow_scores(model, layer, images, change, **given)))
     return torch.stack(losses, 1)
 
 
@@ -381,7 +383,7 @@ class TestTransformerLayers:
 
     def test_the_kernel_is_left_switched_on(self) -> None:
         CAM(seeded(TorchEncoder()), "AblationCAM", "encoder.layers.1.norm1")(IMAGES, 1)
-        assert torch.backends.mha.get_fastpath_enabled()
+        assert fast_path()
 
 
 @pytest.mark.frameworks
@@ -402,7 +404,8 @@ def test_a_dataclass_as_a_layers_output() -> None:
         def __init__(self, features: Tensor) -> None:
             self.features = features
 
-    register_pytree_node(Out, lambda out: ([out.features], None), lambda leaves, _: Out(*leaves))
+    register = getattr(_pytree, "register_pytree_node", None) or _pytree._register_pytree_node  # before torch 2.2
+    register(Out, lambda out: ([out.features], None), lambda leaves, _: Out(*leaves))
 
     class Layer(nn.Module):
         def forward(self, features: Tensor) -> Any:
@@ -461,7 +464,8 @@ class TestPrecision:
             made = ablation(model, layer)
             handle.remove()
             expected = slow_ablation(model, layer, IMAGES, logits, axis=1 if make is SmallCNN else 2)
-            largest = float(model(IMAGES).detach().abs().amax())
+            with hooked_transformers(model):
+                largest = float(model(IMAGES).detach().abs().amax())
         assert kinds == {torch.bfloat16}
         # Batches of other sizes may be rounded to a neighbouring number, or a few further.
         assert_close(made, expected.float(), rtol=0, atol=4 * torch.finfo(torch.bfloat16).eps * largest)
@@ -572,7 +576,7 @@ def test_replays_are_of_all_images_together_where_the_network_takes_no_others() 
 
 
 def test_two_threads_leave_torchs_fast_path_as_it_was() -> None:
-    assert torch.backends.mha.get_fastpath_enabled()
+    assert fast_path()
     models = [seeded(SmallViT()) for _ in range(2)]
 
     def explain(model: nn.Module) -> None:
@@ -584,4 +588,4 @@ def test_two_threads_leave_torchs_fast_path_as_it_was() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert torch.backends.mha.get_fastpath_enabled()
+    assert fast_path()

@@ -24,7 +24,7 @@ from camkit.engine.rerun import (
 from camkit.errors import CamkitError, ForwardError
 from tests.helpers.kinds import options
 from tests.helpers.networks import SmallCNN, SmallViT, seeded
-from tests.helpers.refusals import refusal
+from tests.helpers.refusals import OutOfMemory, refusal
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 CHUNKED = ("ScoreCAM", "SS-CAM", "IS-CAM", "AblationCAM", "SmoothGradCAM++")
@@ -38,7 +38,7 @@ class Watched(SmallCNN):
         super().__init__()
         self.most = most
         self.seen: list[int] = []
-        self.error: type[Exception] = torch.OutOfMemoryError
+        self.error: type[Exception] = OutOfMemory
 
     def forward(self, images: Tensor) -> Tensor:
         self.seen.append(len(images))
@@ -117,7 +117,7 @@ class TestMethods:
             def forward(self, images: Tensor) -> Tensor:
                 self.calls += 1
                 if self.calls > 4:
-                    raise torch.OutOfMemoryError("CUDA out of memory")
+                    raise OutOfMemory("CUDA out of memory")
                 return super().forward(images)
 
         cam = CAM(seeded(Full()), method, "conv2", batch_size=1, **options(method, num_samples=12))
@@ -164,7 +164,7 @@ class TestChunks:
 
         def step(chunk: slice) -> None:
             if chunk.stop - chunk.start > fits:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise OutOfMemory("CUDA out of memory")
             sizes.append(chunk.stop - chunk.start)
 
         chunks = Chunks(size, count * each, lambda *how: told.append(how), each=each)
@@ -201,7 +201,7 @@ class Rerun:
     def change(self, image: int | None, items: Tensor) -> Tensor:
         self.seen.append((image, items.tolist()))
         if len(items) > self._fits:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise OutOfMemory("CUDA out of memory")
         if self._only not in (None, len(items)):
             raise ForwardError("it takes batches of another size")
         owners = torch.arange(len(items)) if image is None else torch.full_like(items, image)

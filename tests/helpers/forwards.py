@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from camkit.engine.network import Network
@@ -18,6 +19,12 @@ from camkit.methods.needs import DefaultLayer, Recording
 from camkit.typing import Layer
 
 GRADIENTS = Recording(gradients=True)
+
+
+def fast_path() -> bool:
+    """Whether torch's switch for fused transformer layers is on; True where torch, before 2.3, has none."""
+    switch = getattr(torch.backends, "mha", None)
+    return not hasattr(switch, "get_fastpath_enabled") or bool(switch.get_fastpath_enabled())
 
 
 @contextmanager

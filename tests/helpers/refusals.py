@@ -6,8 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from camkit.errors import CamkitError
+
+OutOfMemory: type[RuntimeError] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+"""What torch raises where a device's memory doesn't suffice; torch 2.5 moved it."""
 
 
 def refusal(call: Callable[..., Any], kind: type[CamkitError], *given: Any, **how: Any) -> str:

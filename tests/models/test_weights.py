@@ -22,6 +22,11 @@ class Net(nn.Module):
         self.head = nn.Linear(4, num_classes)
 
 
+public_hooks = pytest.mark.skipif(
+    not hasattr(nn.Module, "register_load_state_dict_pre_hook"), reason="torch before 2.5 has no such hooks"
+)
+
+
 class Renamed(nn.Module):
     """Expects names without ``model.``, as MMPretrain's TimmClassifier does."""
 
@@ -85,6 +90,7 @@ def test_part_of_it(net: Net) -> None:
     assert "\n" not in report.warning
 
 
+@public_hooks
 def test_hooks_that_rename(net: Net) -> None:
     model = Renamed()
     assert load_into(model, checkpoint(net.state_dict())).warning is None
@@ -103,6 +109,7 @@ def test_none_of_it(net: Net, state: dict[str, Tensor]) -> None:
     assert "norm.weight" in message
 
 
+@public_hooks
 def test_a_hook_that_gives_up_is_heard(net: Net) -> None:
     def hook(*_: object) -> None:
         raise AssertionError("pos_embed has\nthe wrong length")
