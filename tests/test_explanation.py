@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class TestContents:
         assert (result.method, result.layers, result.smoothing) == ("LayerCAM", ("norm2", "conv1"), ("EigenSmooth",))
         assert_close(result.logits, model(IMAGES).detach())
         assert_close(result.scores, result.logits.gather(1, result.targets))
-        assert result.versions["torch"] == torch.__version__
+        assert result.versions["torch"] == version("torch")
         assert result.empty == {}
 
     def test_are_frozen(self) -> None:

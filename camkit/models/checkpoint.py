@@ -22,7 +22,6 @@ from urllib.parse import unquote
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from camkit.compat import load_safely
 from camkit.errors import CheckpointError, first_line
@@ -221,12 +220,14 @@ def _state_dict(content: object, called: str) -> dict[str, Tensor]:
     if not tensors:
         keys = f"a dict with {some(map(str, inner))}" if isinstance(inner, dict) else f"a {type(inner).__name__}"
         raise CheckpointError(f"{called} holds no state dict: no tensors by name in {keys}")
-    metadata = getattr(inner, "_metadata", None)
-    if metadata is not None:
-        tensors._metadata = dict(metadata)  # type: ignore[attr-defined]
+    versions: dict[str, Any] | None = getattr(inner, "_metadata", None)
     for prefix in _WRAPPERS:
         if all(key.startswith(prefix) for key in tensors):
-            consume_prefix_in_state_dict_if_present(tensors, prefix)
+            tensors = collections.OrderedDict((key.removeprefix(prefix), value) for key, value in tensors.items())
+            # Modules are called without the dot at the end.
+            versions = versions and {f"{name}.".removeprefix(prefix)[:-1]: each for name, each in versions.items()}
+    if versions is not None:
+        tensors._metadata = dict(versions)  # type: ignore[attr-defined]
     return tensors
 
 

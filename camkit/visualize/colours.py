@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import cv2
-
 from camkit.errors import UsageError, closest
+from camkit.visualize.opencv import cv2
 
 COLORMAPS: dict[str, int] = {
     name.removeprefix("COLORMAP_").lower(): getattr(cv2, name) for name in dir(cv2) if name.startswith("COLORMAP_")

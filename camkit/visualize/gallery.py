@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import cv2
 import numpy as np
 
 from camkit.errors import UsageError
 from camkit.visualize.colours import PALETTE
+from camkit.visualize.opencv import cv2
 from camkit.visualize.page import GREY, Page
 from camkit.visualize.picture import Picture
 

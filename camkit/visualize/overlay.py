@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from camkit.errors import UsageError
 from camkit.visualize.colours import concept_colour, find_colormap
+from camkit.visualize.opencv import cv2
 from camkit.visualize.picture import Picture, as_picture, in_order
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from camkit.errors import CamkitError, UsageError
+from camkit.visualize.opencv import cv2
 from camkit.visualize.picture import Picture, as_picture, in_order
 
 if TYPE_CHECKING:
@@ -96,11 +96,15 @@ def raw_writer(maps: Mapping[str, NDArray[Any]], provenance: Mapping[str, Any]) 
     reserved = {_PROVENANCE, "file", "allow_pickle"} & maps.keys()
     if reserved:
         raise UsageError(f"an array can't be called {', '.join(map(repr, sorted(reserved)))}: the format uses the name")
+    objects = [name for name, array in maps.items() if np.asarray(array).dtype.hasobject]
+    if objects:
+        raise UsageError(f"arrays must hold numbers, not objects: {', '.join(map(repr, objects))}")
     try:
         text = np.array(json.dumps(provenance, indent=2))
     except TypeError as error:
         raise UsageError(f"provenance must be what JSON can hold: {error}") from error
-    return lambda file: np.savez_compressed(file, allow_pickle=False, **{_PROVENANCE: text}, **dict(maps))
+    arrays: Any = {_PROVENANCE: text, **maps}
+    return lambda file: np.savez_compressed(file, **arrays)
 
 
 def check_suffix(path: str | Path, known: tuple[str, ...]) -> Path:
@@ -135,7 +139,10 @@ def write_together(files: Mapping[Path, Writer]) -> None:
         for path, write in files.items():
             staged[path] = _stage(path, write)
         for path, temporary in staged.items():
-            temporary.replace(path)
+            try:
+                temporary.replace(path)
+            except OSError as error:  # on Windows also when another program has the file open
+                raise CamkitError(f"can't write '{path}': {error.strerror or error}") from error
     finally:
         for temporary in staged.values():
             temporary.unlink(missing_ok=True)

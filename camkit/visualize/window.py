@@ -15,10 +15,15 @@ def require_display() -> None:
         CamkitError: There is no display.
     """
     import matplotlib
-    from matplotlib.backends.registry import BackendFilter, backend_registry
 
+    try:
+        from matplotlib.backends.registry import BackendFilter, backend_registry
+    except ImportError:  # before matplotlib 3.9
+        windows = [name.lower() for name in matplotlib.rcsetup.interactive_bk]  # type: ignore[attr-defined]
+    else:
+        windows = backend_registry.list_builtin(BackendFilter.INTERACTIVE)
     backend = matplotlib.get_backend()
-    if backend.lower() not in backend_registry.list_builtin(BackendFilter.INTERACTIVE):
+    if backend.lower() not in windows:
         raise CamkitError(f"no display to show the picture on (matplotlib chose {backend}): give --save-path FILE.png")
 
 

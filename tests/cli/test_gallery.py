@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from camkit.cli import gallery
+from camkit.compat import torch_version
 from camkit.errors import UsageError
 from camkit.methods import FAMILIES, METHODS
 from camkit.models.classifier import Classifier
@@ -31,7 +32,8 @@ def test_all_methods_of_a_transformer(draw: Any, tmp_path: Path) -> None:
     assert run.code == 0, run.err
     lines = run.out.splitlines()
     missing = [line.split(": ")[1] for line in lines if line.startswith("not applied: ")]
-    assert missing == ["CAM", "GuidedBackprop", "GuidedGradCAM"]
+    too_old = ["FullGrad"] if torch_version() < (2, 2) else []
+    assert missing == ["CAM", *too_old, "GuidedBackprop", "GuidedGradCAM"]
     assert any("needs ReLUs" in line for line in lines)
     assert not any("fewer forwards" in line for line in lines), "the options given say how many"
     assert lines[-1] == f"wrote: {tmp_path / 'page.png'}"

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from camkit.compat import torch_version
 from camkit.errors import CheckpointError
 from camkit.models.checkpoint import hash_files, read_checkpoint
 from tests.helpers.refusals import refusal
@@ -116,6 +117,7 @@ def test_an_openmmlab_file_loads_safely(tmp_path: Path, net: Net) -> None:
     assert read_checkpoint(str(tmp_path / "mm.pth"), trust=True).meta == meta
 
 
+@pytest.mark.skipif(torch_version() < (2, 6), reason="this torch has no list to be left alone")
 def test_the_allow_list_is_left_as_it_was(tmp_path: Path, net: Net) -> None:
     torch.save(net.state_dict(), tmp_path / "x.pth")
     with torch.serialization.safe_globals([np.dtype]):
@@ -130,8 +132,8 @@ def test_the_allow_list_is_left_as_it_was(tmp_path: Path, net: Net) -> None:
 def test_numpy_1_and_2_names(tmp_path: Path, core: str) -> None:
     path = tmp_path / "np.pth"
     torch.save({"state_dict": {"w": torch.ones(2)}, "meta": {"s": np.float64(2), "a": np.arange(3)}}, path)
-    name = b"numpy._core.multiarray"
-    assert name in path.read_bytes()
+    written = path.read_bytes()
+    name = next(each for each in (b"numpy._core.multiarray", b"numpy.core.multiarray") if each in written)
     rewrite(path, name, f"numpy.{core}.multiarray".encode())
     meta = read_checkpoint(str(path)).meta
     assert meta["s"] == 2
