@@ -18,6 +18,10 @@ class UsageError(CamkitError, ValueError):
     exit_code = 2
 
 
+class PackageError(CamkitError, ImportError):
+    """A package that is missing, too old, or that doesn't load; the message says what to install."""
+
+
 class CheckpointError(CamkitError):
     """A checkpoint that is missing, unreadable, unsafe to load or fits none of the model."""
 

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import torch
 
@@ -16,6 +15,7 @@ from camkit.errors import CamkitError
 from camkit.methods import find_method
 from camkit.models.demo import LITE0_CONFIG, convert_lite0, find_weights
 from camkit.models.load import load
+from camkit.visualize.opencv import cv2
 from camkit.visualize.save import picture_writer, save_picture, write_together
 
 if TYPE_CHECKING:

@@ -8,12 +8,13 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 from camkit.cli.parser import Parser
 from camkit.errors import CamkitError, first_line, is_out_of_memory
 from camkit.models.frameworks import framework_titles
-from camkit.versions import versions
+from camkit.versions import require_torch, versions
 
 COMMANDS = {
     "vis-cam": f"explain one image with a model of {framework_titles()}",
@@ -21,6 +22,7 @@ COMMANDS = {
     "gallery": "draw every method of one image on one page",
     "demo": "explain a built-in picture with a trained network",
     "methods": "list the methods there are",
+    "env": "print versions, devices and frameworks, for a bug report",
 }
 
 
@@ -37,16 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: From the parser: the code is 0 after ``--help`` and ``--version``, 2 for a wrong command line.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser(words[0] if words else None).parse_args(words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a console of few characters shows the others as escapes
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)  # for the frameworks' log lines
     try:
+        options = _parser(words[0] if words else None).parse_args(words)
         with warnings.catch_warnings():
             # Warnings of other packages mean nothing to the user; the commands print camkit's own as lines.
             warnings.simplefilter("ignore")
             _module(options.command).main(options)
             sys.stdout.flush()
     except CamkitError as error:
-        if options.traceback:
+        if "--traceback" in words:
             raise
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:  # the reader of the output has closed it, as `head` does
@@ -55,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except Exception as error:
-        if options.traceback:
+        if "--traceback" in words:
             raise
         return _fail(_in_one_line(error), 1)
     return 0
@@ -76,6 +81,8 @@ def _parser(command: str | None) -> Parser:
 
 
 def _module(command: str) -> Any:
+    if command != "env":  # which says what is wrong with torch
+        require_torch()
     return import_module(f"camkit.cli.{command.replace('-', '_')}")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from camkit.compat import accelerators
-from camkit.errors import CamkitError, reason
+from camkit.errors import CamkitError, PackageError, reason
 from camkit.models.frameworks import FRAMEWORKS
 from camkit.models.torchvision_shim import ensure_torchvision
 
@@ -38,7 +38,7 @@ def import_framework(name: str) -> Any:
     torchvision comes first: all of the frameworks import it, and it may need help (see ``ensure_torchvision``).
 
     Raises:
-        CamkitError: A package is missing, or refuses the versions of others that it finds.
+        PackageError: A package is missing, or doesn't load beside the others.
     """
     framework = FRAMEWORKS[name]
     ensure_torchvision()
@@ -47,12 +47,16 @@ def import_framework(name: str) -> Any:
             with quiet():
                 importlib.import_module(package)
         except ModuleNotFoundError as error:
-            raise CamkitError(
+            raise PackageError(
                 f"a package that {framework.title} models need is missing: {error.name}; install with: "
-                f"{framework.install}"
+                f"{framework.remedy(error.name)}"
             ) from error
-        except (AssertionError, ImportError) as error:  # AssertionError is how MMPretrain refuses versions
-            raise CamkitError(f"can't import {package}: {reason(error)}") from error
+        # AssertionError is how MMPretrain refuses versions; compiled packages fail in many ways beside another torch.
+        except Exception as error:
+            raise PackageError(
+                f"{package} is installed but doesn't load ({reason(error)}); install what fits with: "
+                f"{framework.remedy(package)}"
+            ) from error
     return importlib.import_module(name)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from camkit.errors import UsageError, closest
@@ -39,6 +40,27 @@ class Framework:
     def install(self) -> str:
         """The command that installs what its models need."""
         return f"pip install 'camkit[{self.name}]'"
+
+    def remedy(self, module: str | None) -> str:
+        """The command that brings a module which its models lack: beside a fork, the fork's."""
+        fork = installed("onedl-mmpretrain") is not None and module in SAME_MODULE
+        return f"pip install onedl-{module}" if fork else self.install
+
+
+SAME_MODULE = {
+    "mmcv": ("mmcv", "mmcv-lite", "onedl-mmcv"),
+    "mmengine": ("mmengine", "mmengine-lite", "onedl-mmengine"),
+    "mmpretrain": ("mmpretrain", "onedl-mmpretrain"),
+}
+"""Modules that several packages bring; ``onedl-`` is the fork of all three."""
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, None where it isn't installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 FRAMEWORKS = {
