@@ -25,11 +25,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 import camkit
 from benchmarks.families import ECOSYSTEMS, Built, Case
 from benchmarks.provenance import RESULTS, machine
+from camkit.compat import tree_leaves, tree_map
 from camkit.models.torchvision_shim import ensure_torchvision
 
 SPREAD = 1e-3

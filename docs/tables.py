@@ -39,6 +39,7 @@ def tables() -> dict[str, str]:
         "digits-short": digits_table(digits, SHOWN_DIGITS),
         "speed": speed,
         "speed-short": first_cases(speed),
+        "compatibility": compatibility_table(json.loads(_text("compatibility"))),
     }
 
 
@@ -117,9 +118,39 @@ def method_section(method: Method) -> str:
     return "\n\n".join([*parts, *(["Options:", "\n".join(options)] if options else [])])
 
 
+def compatibility_table(sets: dict[str, dict[str, Any]]) -> str:
+    """What ran in each set of versions, and below it the versions."""
+    lines = [
+        "| set | whose | quick tests passed | skipped | six methods | maps beside the tested set's | date | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, found in sets.items():
+        tests, maps = found["tests"], found.get("maps")
+        skipped = "; ".join(f"{count}: {reason}" for reason, count in tests["skipped"].items()) or "none"
+        beside = "the others are compared with these"
+        if maps:
+            only = "".join(f"; {key}: {reason}" for key, reason in maps["refused"].items())
+            beside = f"{maps['compared']} within {maps['worst']:.0e} ({maps['of']}){only}"
+        passed = f"{tests['passed']} of {tests['passed'] + tests['failed']}"
+        drawn = f"{len(found['methods'])} of 6, `{found['config']}`"
+        lines.append(
+            f"| {name} | {found['who']} | {passed} | {skipped} | {drawn} | {beside} | {found['date']} | "
+            f"`{found['commit']}` |"
+        )
+    lines += ["", "| set | versions |", "| --- | --- |"]
+    for name, found in sets.items():
+        numbers = ", ".join(f"{package} {number}" for package, number in found["packages"].items())
+        lines.append(f"| {name} | Python {found['python']}, {numbers} |")
+    return "\n".join(lines)
+
+
 def _rows(result: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((RESULTS / f"{result}.json").read_text())["rows"]
+    rows: list[dict[str, Any]] = json.loads(_text(result))["rows"]
     return rows
+
+
+def _text(result: str) -> str:
+    return (RESULTS / f"{result}.json").read_text(encoding="utf-8")
 
 
 def _without_prompts(example: str) -> str:

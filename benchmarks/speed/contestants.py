@@ -15,11 +15,11 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import camkit
 from benchmarks.speed.cells import METHODS, Cell, Task
 from benchmarks.speed.networks import NETWORKS, Layout, build, images
+from camkit.compat import plain_attention
 
 PLAIN, IDEAL, PASSES = "plain forward", "ideal", "its passes"
 NOISY = 4
@@ -324,7 +324,7 @@ def ask_grad_cam(question: Question, of: Subject) -> Answer:
         with ExitStack() as stack:
             stack.enter_context(patch("tqdm.tqdm", lambda steps: steps))  # no bars
             if question.method == "ShapleyCAM":  # the fused kernels of attention have no second derivative
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                stack.enter_context(plain_attention())
             if len(cams) == 1:
                 stack.enter_context(hooked(cams[0]))
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,14 +14,20 @@ from camkit.typing import Activations
 from tests.models.installed import installed
 
 
-def seeded(model: nn.Module, seed: int = 0) -> Any:
-    """``model`` with random weights and batch-norm statistics of ordinary size, in evaluation mode."""
+def seeded(model: nn.Module, seed: int = 0, draw: Callable[[Sequence[int]], Tensor] | None = None) -> Any:
+    """``model`` with random weights and batch-norm statistics of ordinary size, in evaluation mode.
+
+    Args:
+        model: changed in place.
+        seed: of torch's generator.
+        draw: standard normal numbers of a shape, in place of torch's.
+    """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             if not tensor.is_floating_point():
                 continue
-            values = torch.randn(tensor.shape, generator=generator)
+            values = draw(tensor.shape) if draw else torch.randn(tensor.shape, generator=generator)
             scale = max(tensor[0].numel(), 1) ** -0.5 if tensor.ndim > 1 else 0.3
             positive = name in ("running_var", "weight") and tensor.ndim == 1
             tensor.data = (1 + 0.3 * values).abs() if positive else scale * values
