@@ -28,6 +28,7 @@ def explain(
     reshape_transform: ReshapeTransform | None = None,
     output: Output = None,
     forward_kwargs: Mapping[str, Any] | None = None,
+    image_argument: str | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -46,6 +47,7 @@ def explain(
         reshape_transform: see :class:`camkit.CAM`.
         output: see :class:`camkit.CAM`.
         forward_kwargs: see :class:`camkit.CAM`.
+        image_argument: see :class:`camkit.CAM`.
         batch_size: see :class:`camkit.CAM`.
         progress: see :class:`camkit.CAM`.
         **options: of the methods; each goes to those that have it.
@@ -77,6 +79,7 @@ def explain(
         reshape_transform=reshape_transform,
         output=output,
         forward_kwargs=forward_kwargs,
+        image_argument=image_argument,
         batch_size=batch_size,
         progress=progress,
     )

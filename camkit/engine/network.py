@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from copy import copy
-from typing import Any
+from enum import Enum
+from inspect import signature
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from camkit.compat import hooked_transformers
 from camkit.engine.cache import ModelCache
+from camkit.engine.hooks import parse_name
 from camkit.engine.model_state import borrowed
 from camkit.errors import CamkitError, ForwardError, UsageError, is_out_of_memory, reason
 from camkit.typing import Images, Output, Progress
+
+_IMAGE_ARGUMENTS = (
+    "pixel_values",
+    "images",
+    "image",
+    "img",
+    "imgs",
+    "inputs",
+    "x",
+    "input_values",
+    "pixel_values_videos",
+)
+"""What frameworks call the argument that takes the images."""
+
+
+class Calls(NamedTuple):
+    """What is known of a layer that runs several times in a forward.
+
+    Attributes:
+        shown: the number of the call that the bare name means.
+        others: the numbers of those that could have been meant instead.
+    """
+
+    shown: int
+    others: tuple[int, ...] = ()
+
+
+_SHARED = (str, bytes, bool, int, float, complex, type(None), torch.dtype, torch.device, Enum, type, nn.Module)
+"""Arguments of these types mean the same for every image."""
 
 
 class Network:
@@ -24,6 +58,7 @@ class Network:
         model: the network; wrappers (``torch.compile``, DataParallel) are taken off.
         output: which part of its output is explained, see :func:`camkit.engine.outputs.pick_output`.
         forward_kwargs: keyword arguments of its forward.
+        image_argument: the argument that takes the images; None for the first one.
         batch_size: how many perturbed images, or activations, run at a time; None asks the memory.
         progress: called with how many of how many are through.
 
@@ -37,6 +72,7 @@ class Network:
         *,
         output: Output = None,
         forward_kwargs: Mapping[str, Any] | None = None,
+        image_argument: str | None = None,
         batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -47,6 +83,13 @@ class Network:
         self.model = unwrap(model)
         self.output = output
         self.forward_kwargs = dict(forward_kwargs or {})
+        for name, value in self.forward_kwargs.items():
+            if isinstance(value, Iterator):
+                raise UsageError(
+                    f"forward_kwargs[{name!r}] is a {type(value).__name__}, which can be read only once, and the model "
+                    "may run more often: pass a list"
+                )
+        self.image_argument = image_argument
         self.batch_size = batch_size
         self.progress = progress
         self._found_whole = False
@@ -70,7 +113,7 @@ class Network:
             raise UsageError(f"images must be (B, C, H, W) or (B, C, D, H, W), got {tuple(images.shape)}{hint}")
         if not images.is_floating_point():
             raise UsageError(f"images must be normalised floats as the model takes them, got {images.dtype}")
-        if images.ndim == 5 and images.shape[2] == 3 and images.shape[1] not in (1, 3):
+        if images.ndim == 5 and images.shape[2] == 3 and images.shape[1] not in (1, 3, self._channels):
             raise UsageError(
                 f"images {tuple(images.shape)} have their frames in front of the colours: camkit takes (B, C, D, H, "
                 "W); wrap the model in a module that exchanges the two"
@@ -79,6 +122,12 @@ class Network:
             raise UsageError(f"images are empty: {tuple(images.shape)}")
         parameter = next((each for each in self.model.parameters() if each.is_floating_point()), None)
         return images if parameter is None else images.to(parameter.device, parameter.dtype)
+
+    @property
+    def _channels(self) -> int | None:
+        """How many channels the model's first convolution takes, in the order of registration."""
+        first = next((each for each in self.model.modules() if isinstance(each, _ConvNd)), None)
+        return None if first is None else first.in_channels
 
     def borrowed(self) -> AbstractContextManager[ModelCache]:
         """Run the model in here; see :func:`camkit.engine.model_state.borrowed`."""
@@ -93,17 +142,36 @@ class Network:
         shape = tuple(images.shape)
         try:
             with hooked_transformers(self.model):
+                if self.image_argument is not None:
+                    return self.model(**{self.image_argument: images}, **self.forward_kwargs)
                 return self.model(images, **self.forward_kwargs)
         except Exception as error:
             if isinstance(error, CamkitError) or is_out_of_memory(error):
                 raise
             where = _failing_layer(self.model, error)
-            raise ForwardError(f"the model fails on images {shape}{where}: {reason(error)}") from error
+            hint = _other_argument(self.model) if self.image_argument is None else ""
+            raise ForwardError(f"the model fails on images {shape}{where}: {reason(error)}{hint}") from error
+
+    @property
+    def arguments(self) -> Hashable:
+        """The keyword arguments as far as what is found out about the network may depend on them: kinds, not values."""
+        return tuple((name, _described(value)) for name, value in self.forward_kwargs.items())
+
+    def shown_calls(self, names: Iterable[str], cache: ModelCache) -> dict[str, int]:
+        """Of layers that run several times in a forward, the number of the call that each name means, where known."""
+        found = {name: parse_name(name).call for name in names}
+        for name, call in found.items():
+            calls: Calls | None = cache.find(("calls", name, self.arguments)) if call is None else None
+            found[name] = calls.shown if calls else call
+        return {name: call for name, call in found.items() if call is not None}
 
     @property
     def kwargs_follow_batch(self) -> bool:
-        """Whether keyword arguments may belong to the images one by one, so that no image can be shown alone."""
-        return any(isinstance(value, Tensor | list | tuple) for value in self.forward_kwargs.values())
+        """Whether keyword arguments may belong to the images one by one, so that no image can be shown alone.
+
+        Whatever holds them: containers, dataclasses, objects. Only plain values, functions and modules can't.
+        """
+        return not _is_shared(self.forward_kwargs)
 
     @property
     def takes_whole_batches(self) -> bool:
@@ -122,6 +190,26 @@ class Network:
         self._found_whole = True
 
 
+def _is_shared(value: Any) -> bool:
+    """Whether an argument is the same for every image."""
+    if isinstance(value, Mapping):
+        return all(map(_is_shared, value.values()))
+    return isinstance(value, _SHARED)
+
+
+def _described(value: Any) -> Hashable:
+    """An argument as far as default layers may depend on it: the kinds of tensors, not their values."""
+    if isinstance(value, Tensor):
+        return "tensor", value.ndim, value.dtype
+    if isinstance(value, Mapping):
+        return tuple((str(name), _described(each)) for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return type(value), *map(_described, value)
+    if isinstance(value, str | int | float | None):
+        return value
+    return type(value).__qualname__
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The network itself, behind ``torch.compile``, DataParallel and DistributedDataParallel.
 
@@ -138,6 +226,15 @@ def unwrap(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise UsageError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
     return model
+
+
+def _other_argument(model: nn.Module) -> str:
+    """How to say which argument takes the images, where the first one seems to take something else."""
+    names = [name for name in signature(model.forward).parameters if name not in ("self", "args", "kwargs")]
+    known = [name for name in names[1:] if name in _IMAGE_ARGUMENTS]
+    if not known or names[0] in _IMAGE_ARGUMENTS:
+        return ""
+    return f"; the first argument of its forward is {names[0]!r}: pass image_argument={known[0]!r}"
 
 
 def is_script(model: object) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from camkit.engine.network import Network
-from camkit.errors import CamkitError, ForwardError, is_out_of_memory
+from camkit.errors import CamkitError, ForwardError, UsageError, is_out_of_memory
 from camkit.typing import Progress
 
 CACHE_BYTES = 20 * 2**20
@@ -100,13 +100,22 @@ def rerun_batch(
 
 
 def alone_or_whole(network: Network, attempt: Callable[[int | None], Result]) -> Result:
-    """``attempt(0)``, for the first image alone, or ``attempt(None)`` where the network takes whole batches only."""
-    if not network.takes_whole_batches:
-        try:
-            return attempt(0)
-        except ForwardError:
-            network.found_whole()
-    return attempt(None)
+    """``attempt(0)``, for the first image alone, or ``attempt(None)`` where the network takes whole batches only.
+
+    A network may fail on one image, or return something else than for several (``.squeeze()``).
+    """
+    if network.takes_whole_batches:
+        return attempt(None)
+    try:
+        return attempt(0)
+    except (ForwardError, UsageError) as error:
+        alone = error
+    try:
+        made = attempt(None)
+    except CamkitError:  # it fails on any number of images
+        raise alone from alone.__cause__
+    network.found_whole()
+    return made
 
 
 class Chunks:
