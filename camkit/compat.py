@@ -5,6 +5,7 @@ from __future__ import annotations
 import _compat_pickle
 import codecs
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -72,20 +73,26 @@ except ImportError:
     _edge = None  # type: ignore[assignment]
 
 
-@contextmanager
-def eager() -> Iterator[None]:
-    """A context in which compiled modules run as the Python they were compiled from; torch 2.6.
+def eager(*, is_compiled: bool) -> AbstractContextManager[Any]:
+    """A context in which compiled functions and modules run as the Python they were compiled from; torch 2.6.
+
+    Args:
+        is_compiled: whether the model is known to have compiled modules. Functions don't show that they are compiled.
 
     Raises:
-        UsageError: torch is too old.
+        UsageError: it has, and torch is too old.
     """
-    if not hasattr(torch.compiler, "set_stance"):
+    if "torch._dynamo" not in sys.modules:  # which whoever compiles anything imports
+        return nullcontext()
+    if hasattr(torch.compiler, "set_stance"):
+        stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return stance
+    if is_compiled:
         raise UsageError(
             f"the model has compiled modules inside, which torch before 2.6 can't run uncompiled (this is "
             f"{torch.__version__}): pass the model as it was before torch.compile"
         )
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    return nullcontext()
 
 
 def hooked_transformers(model: nn.Module) -> AbstractContextManager[Any]:

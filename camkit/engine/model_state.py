@@ -10,21 +10,18 @@ from torch import nn
 
 from camkit.compat import eager
 from camkit.engine.cache import ModelCache, cache_of
+from camkit.engine.checkpointing import uncheckpointed
 from camkit.errors import UsageError
-
-_CHECKPOINTING = frozenset(("with_cp", "use_checkpoint", "grad_checkpointing", "gradient_checkpointing"))
-"""The attributes by which MMPretrain's, torchvision's, timm's and transformers' modules switch on activation
-checkpointing."""
 
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[ModelCache]:
     """Run ``model`` in evaluation mode, its parameters frozen, with gradients enabled, and put everything back.
 
-    What is put back: every module's own training flag and its switch for activation checkpointing, every parameter's
-    ``requires_grad``, the grad mode and inference mode around the call, and the random state of the CPU and of the
-    model's CUDA devices. With all parameters frozen, autograd records nothing until a hook makes a leaf, and never
-    computes a weight's gradient. Checkpointing is off because its second forward would run without the hooks.
+    What is put back: every module's own training flag, every parameter's ``requires_grad``, the grad mode and inference
+    mode around the call, and the random state of the CPU and of the model's CUDA devices. With all parameters frozen,
+    autograd records nothing until a hook makes a leaf, and never computes a weight's gradient. Activation checkpointing
+    is off, and what was compiled runs as the Python that it was made from: both would pass by the hooks.
 
     One thread at a time has the model. Inside, the same thread may borrow it again, which costs nothing.
 
@@ -43,18 +40,18 @@ def borrowed(model: nn.Module) -> Iterator[ModelCache]:
         # One walk over the tree: networks have hundreds of modules, and this is most of what camkit costs small ones.
         modules = _modules(model)
         cache.check(modules)
-        training, checkpointing, trainable = [], [], []
+        training, trainable = [], []
         devices: set[int] = set()
         is_compiled = False
         for module in modules.values():
             state = module.__dict__
             if module.training:
                 training.append(module)
-            if not _CHECKPOINTING.isdisjoint(state):
-                checkpointing += [(module, flag) for flag in _CHECKPOINTING if state.get(flag) is True]
-            if "_orig_mod" in state["_modules"] or state.get("_compiled_call_impl"):
+            if "_orig_mod" in module._modules or state.get("_compiled_call_impl"):
                 is_compiled = True
-            for parameter in state["_parameters"].values():
+            # TorchScript's modules keep them elsewhere.
+            parameters = state["_parameters"].values() if "_parameters" in state else module.parameters(recurse=False)
+            for parameter in parameters:
                 if parameter is None:
                     continue
                 if parameter.requires_grad:
@@ -70,15 +67,13 @@ def borrowed(model: nn.Module) -> Iterator[ModelCache]:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(torch.random.fork_rng(sorted(devices)))
-            if is_compiled:  # compiled code takes no new hooks: its Python runs instead
-                stack.enter_context(eager())
-            stack.callback(_put_back, cache, training, checkpointing, trainable)
+            stack.enter_context(eager(is_compiled=is_compiled))
+            stack.enter_context(uncheckpointed())
+            stack.callback(_put_back, cache, training, trainable)
             cache.in_use = True
             # Set directly: train() and eval() are overridden in many backbones and would do more than that.
             for module in training:
                 module.training = False
-            for module, flag in checkpointing:
-                setattr(module, flag, False)
             for parameter in trainable:
                 parameter.requires_grad_(False)
             yield cache
@@ -87,14 +82,11 @@ def borrowed(model: nn.Module) -> Iterator[ModelCache]:
 def _put_back(
     cache: ModelCache,
     training: Sequence[nn.Module],
-    checkpointing: Sequence[tuple[nn.Module, str]],
     trainable: Sequence[nn.Parameter],
 ) -> None:
     cache.in_use = False
     for module in training:
         module.training = True
-    for module, flag in checkpointing:
-        setattr(module, flag, True)
     for parameter in trainable:
         parameter.requires_grad_(True)
 
