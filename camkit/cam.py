@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from torch import Tensor, nn
 
-from camkit.engine.forward import Forward
 from camkit.engine.network import Network
 from camkit.engine.record import record
-from camkit.engine.scores import is_nested, require_finite
+from camkit.engine.scores import NO_CLASS, is_nested, require_finite
 from camkit.errors import LayerError, UsageError, closest
 from camkit.explanation import Explanation
 from camkit.layers.attention_blocks import attention_blocks, blocks_within
+from camkit.layers.calls import other_calls
+from camkit.layers.feature_maps import FeatureMaps
 from camkit.layers.target_layers import TargetLayer, TargetLayers
 from camkit.methods import Method, Reduction, find_method
 from camkit.methods.apply import Application, Result
@@ -40,6 +41,7 @@ class Settings(TypedDict, total=False):
     reshape_transform: ReshapeTransform | None
     output: Output
     forward_kwargs: Mapping[str, Any] | None
+    image_argument: str | None
     batch_size: int | None
     progress: Progress | None
 
@@ -63,6 +65,8 @@ class CAM:
         output: which part of what the model returns to explain: an index, a key or attribute (``"aux.logits"`` leads
             further in), or a function of it. None takes ``logits``, else the first (B, K) tensor.
         forward_kwargs: keyword arguments for the model's forward, such as ``{"interpolate_pos_encoding": True}``.
+        image_argument: the name of the argument of the model's forward that takes the images, such as
+            ``"pixel_values"`` where text comes first; None for the first one.
         batch_size: how many perturbed images, or activations, run through the network at a time, for methods that need
             many; None asks the memory. A chunk that doesn't fit is halved once.
         progress: called with how many of how many are through.
@@ -87,12 +91,18 @@ class CAM:
         reshape_transform: ReshapeTransform | None = None,
         output: Output = None,
         forward_kwargs: Mapping[str, Any] | None = None,
+        image_argument: str | None = None,
         batch_size: int | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> None:
         self.network = Network(
-            model, output=output, forward_kwargs=forward_kwargs, batch_size=batch_size, progress=progress
+            model,
+            output=output,
+            forward_kwargs=forward_kwargs,
+            image_argument=image_argument,
+            batch_size=batch_size,
+            progress=progress,
         )
         refuse_layers_as_method(self.network.model, method)
         self.method = find_method(method)
@@ -226,6 +236,8 @@ def compute(
         An explanation per method, in order.
     """
     _check(methods, layers, reduction)
+    if targets is None and not any(method.need.depends_on_targets for method in methods):
+        targets = NO_CLASS
     found: dict[int, Explanation] = {}
     with network.borrowed():
         # With layers named all methods share them, whatever each would take by default.
@@ -251,7 +263,8 @@ def _explain_live(
     """Explain at the target layers; default ones that turn out dead are chosen anew."""
     if not any(method.of_layers for method in methods):
         return _explain(network, images, targets, methods, layers, [], **how)
-    chosen = layers.resolve(rule, images, targets)
+    gradients = any(method.need.records.gradients for method in methods)
+    chosen = layers.resolve(rule, images, targets, without_gradients=not gradients)
     try:
         found = _explain(network, images, targets, methods, layers, chosen, **how)
     except LayerError as error:
@@ -283,6 +296,8 @@ def _explain(
     blocks = _attention_blocks(network, images, methods, layers) if recording.attention else {}
     modules = {**{layer.name: layer.module for layer in chosen}, **blocks}
     with record(network, images, modules, targets, recording) as forward:
+        if layers.settle_calls(forward):
+            return _explain(network, images, targets, methods, layers, chosen, reduction=reduction, check=check)
         features = layers.lay_out(forward, chosen, blocks)
         if check:
             require_finite(forward.scores)
@@ -294,8 +309,11 @@ def _explain(
         explanations = []
         for application in applications:
             result = application.result(forward.count)
-            explanation = _finished(application.method, result, forward, chosen, list(blocks), layers.num_extra_tokens)
+            explanation = _finished(application.method, result, features, chosen, list(blocks), layers.num_extra_tokens)
             for name, concepts in (result.concepts or {}).items():
+                if forward.asks_for_no_class:
+                    explanation = explanation.replace(targets=tuple(row * len(concepts) for row in forward.chosen))
+                    continue
                 found, scores = name_concepts(features, name, concepts)
                 explanation = explanation.replace(targets=found, scores=scores)
             explanations.append(explanation)
@@ -305,12 +323,13 @@ def _explain(
 def _finished(
     method: Method,
     result: Result,
-    forward: Forward,
+    features: FeatureMaps,
     chosen: Sequence[TargetLayer],
     blocks: Sequence[str],
     num_extra_tokens: int | None,
 ) -> Explanation:
     """Rectify, normalise, resize and fuse a method's maps."""
+    forward = features.forward
     size = tuple(forward.images.shape[2:])
     flat = [each.flatten(0, 1) for each in result.raw.values()]
     shape = next(iter(result.raw.values())).shape[:2]
@@ -331,6 +350,8 @@ def _finished(
         versions=dict(versions()),
         output=forward.part.name,
         other_outputs=forward.part.others,
+        other_calls={name: calls for name, calls in other_calls(forward).items() if name in names},
+        unsure=tuple(name for name in names if name in features.layouts and not features.layouts[name].is_sure),
         empty=result.empty,
         pixels=result.pixels,
     )

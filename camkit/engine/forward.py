@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from camkit.engine.gradients import Found, backward, curvatures, grouped_backwards
 from camkit.engine.listeners import Affine
 from camkit.engine.network import Network
-from camkit.engine.outputs import OutputPart, pick_output
-from camkit.engine.scores import score_targets
+from camkit.engine.outputs import OutputPart, pick_anything, pick_output
+from camkit.engine.scores import NoClass, score_targets
 from camkit.engine.tensors import floats
 from camkit.errors import LayerError, UsageError
 from camkit.methods.needs import Objective
@@ -45,8 +45,10 @@ class Forward:
         images: what it ran on, (B, C, *size); the root of the graph where that was asked for.
         output: what it returned.
         outputs: layer to what the layer returned, in the order of execution; layers that didn't run are absent.
+        counts: layer to how often it ran.
+        calls: layer to the number of the call in ``outputs``, where it isn't simply the last one.
         layers: name to module, of all layers that were asked for.
-        wanted: rows of targets, or None for each image's top class.
+        wanted: rows of targets, None for each image's top class, or that none is asked for.
         heard: functions that were recorded.
         reach: size of the largest downstream tensor over that of all of ``outputs``; bounds batched backwards.
         row_bytes: of the largest tensor that one image makes; bounds chunks of reruns.
@@ -57,8 +59,10 @@ class Forward:
     images: Images
     output: Any
     outputs: Mapping[str, Any]
+    counts: Mapping[str, int]
+    calls: Mapping[str, int]
     layers: Mapping[str, nn.Module]
-    wanted: TargetRows | None
+    wanted: TargetRows | NoClass | None
     heard: Heard
     reach: float
     row_bytes: int
@@ -67,12 +71,18 @@ class Forward:
     @cached_property
     def part(self) -> OutputPart:
         """The part of the output that is explained, in the graph."""
-        return pick_output(self.output, len(self.images), self.network.output)
+        pick = pick_anything if isinstance(self.wanted, NoClass) else pick_output
+        return pick(self.output, len(self.images), self.network.output)
 
     @property
     def chosen(self) -> Chosen:
         """Class indices (B, T), or the rows of targets as given where a score function is among them."""
         return self._scored[0]
+
+    @property
+    def asks_for_no_class(self) -> bool:
+        """Whether the model has no classes, and none is asked for."""
+        return isinstance(self.wanted, NoClass) and not isinstance(self.chosen, Tensor)
 
     @property
     def scores(self) -> Scores:

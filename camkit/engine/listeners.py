@@ -48,6 +48,32 @@ def _open(function: Any) -> Any:
     return opened
 
 
+class WriteListener(Listener):
+    """Reports writes in place to what an operation returned.
+
+    Args:
+        operation: the operation's name, as autograd has it.
+        report: called with the name of the function that writes.
+    """
+
+    def __init__(self, operation: str, report: Callable[[str], None]) -> None:
+        super().__init__()
+        self._operation = operation
+        self._report = report
+
+    def hear(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Look at what a function is about to write to."""
+        name = getattr(function, "__name__", "")
+        target = args[0] if args else None
+        if isinstance(target, Tensor) and (name == "__setitem__" or name.rstrip("_") + "_" == name.lstrip("_")):
+            made_by = target.grad_fn
+            while made_by is not None and made_by.name().startswith(("Slice", "Select", "View", "As", "Copy")):
+                made_by = made_by.next_functions[0][0] if made_by.next_functions else None
+            if made_by is not None and made_by.name().startswith(self._operation):
+                self._report("an assignment" if name == "__setitem__" else f"{name}()")
+        return function(*args, **kwargs)
+
+
 class AttentionListener(Listener):
     """Records attention probabilities, whether they are computed step by step or in a fused kernel.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ def pick_output(output: Any, batch: int, wanted: Output = None) -> OutputPart:
         return OutputPart(_checked(_named(output, str(wanted)), batch), str(wanted))
     if isinstance(output, Tensor):
         return OutputPart(_checked(output, batch))
-    logits = dict(_parts(output)).get("logits")
+    logits = dict(parts(output)).get("logits")
     if logits is not None:
         inner = pick_output(logits, batch)
         names = [".".join(filter(None, ("logits", name))) for name in (inner.name, *inner.others)]
@@ -66,6 +66,16 @@ def pick_output(output: Any, batch: int, wanted: Output = None) -> OutputPart:
         raise UsageError(f"the model returns {_described(output)}, which holds no row of scores per image{_ADVICE}")
     first, *others = tensors
     return OutputPart(tensors[first], first, tuple(others))
+
+
+def pick_anything(output: Any, batch: int, wanted: Output = None) -> OutputPart:
+    """As :func:`pick_output`, where no scores are needed: all that the model returned for every row, if need be."""
+    try:
+        return replace(pick_output(output, batch, wanted), others=())
+    except UsageError:
+        if wanted is not None:
+            raise
+        return OutputPart([output] * batch)
 
 
 _ADVICE = "; pick a part with output= (--output), or wrap the model in a module that returns one tensor of scores"
@@ -104,20 +114,20 @@ def _named(output: Any, wanted: str) -> Any:
         return known[wanted]
     found = output
     for key in wanted.split("."):
-        parts = dict(_parts(found))
-        index = int(key) + len(parts) if isinstance(found, list | tuple) and re.fullmatch(r"-\d+", key) else key
-        if str(index) not in parts:
+        inside = dict(parts(found))
+        index = int(key) + len(inside) if isinstance(found, list | tuple) and re.fullmatch(r"-\d+", key) else key
+        if str(index) not in inside:
             listed = [f"{name} {tuple(leaf.shape)}" for name, leaf in known.items()]
             more = f" and {len(listed) - MAX_LISTED} more" if len(listed) > MAX_LISTED else ""
             there = (
                 f"there are: {', '.join(listed[:MAX_LISTED])}{more}" if listed else "it is one tensor, leave that out"
             )
             raise UsageError(f"the model's output has no part {wanted!r}{closest(wanted, known)}; {there}")
-        found = parts[str(index)]
+        found = inside[str(index)]
     return found
 
 
-def _parts(output: Any) -> Iterator[tuple[str, Any]]:
+def parts(output: Any) -> Iterator[tuple[str, Any]]:
     """The entries of a container by name: keys, fields or indices."""
     if isinstance(output, Mapping):
         yield from ((str(key), value) for key, value in output.items())
@@ -136,7 +146,7 @@ def _tensors(output: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
         if output.is_floating_point():
             yield path, output
         return
-    for key, value in _parts(output):
+    for key, value in parts(output):
         yield from _tensors(value, f"{path}.{key}" if path else key)
 
 

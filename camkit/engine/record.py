@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from torch import nn
 from camkit.compat import autocast_state, plain_attention
 from camkit.engine.forward import Forward, Heard
 from camkit.engine.hooks import Capture, watching
-from camkit.engine.listeners import AffineListener, AttentionListener
+from camkit.engine.listeners import AffineListener, AttentionListener, WriteListener
 from camkit.engine.network import Network
 from camkit.engine.scores import target_rows
 from camkit.engine.tensors import floats
-from camkit.errors import ForwardError
+from camkit.errors import CamkitError, ForwardError, LayerError
 from camkit.methods.needs import Recording
 from camkit.typing import Images, Targets
 
@@ -60,31 +61,34 @@ def record(
         given = images.detach()
         given = given.clone() if given.is_inference() else given  # which can't be saved for backward
         # Whether a network writes to a layer's output doesn't depend on the size of its images.
-        key = ("habit", recording, *((name, id(module)) for name, module in layers.items()))
+        calls = network.shown_calls(layers, cache)
+        key = ("habit", recording, *((name, id(module), calls.get(name)) for name, module in layers.items()))
         habit: _Habit | None = cache.find(key)
         ran = None
         shown = given.clone()  # some networks normalise their input in place
         if habit and habit.leaves_alone and not copies:
-            ran = _without_copies(network, layers, shown, recording)
+            ran = _without_copies(network, layers, shown, recording, calls)
             if ran is None:
                 shown, habit = given.clone(), None
         if ran is None:
             with (
-                Capture(layers, roots=recording.gradients) as capture,
+                Capture(layers, roots=recording.gradients, calls=calls) as capture,
                 _Largest(network.model, watch=not (habit or copies)) as largest,
             ):
                 output, heard = _run(network, shown, recording)
-            ran = output, capture.outputs, heard
+            ran = output, capture, heard
             if not habit and not copies:
                 habit = cache.keep(key, _habit(capture, output, largest, given))
-        output, outputs, heard = ran
-        with torch.autocast(kind, enabled=False):
+        output, capture, heard = ran
+        with torch.autocast(kind, enabled=False), _explained_writes(network, given, layers, calls, recording):
             yield Forward(
                 network=network,
                 # What the network may have written to is no input any more, but the root of a graph nobody wrote to.
                 images=shown if recording.inputs else given,
                 output=output,
-                outputs=outputs,
+                outputs=capture.outputs,
+                counts=capture.counts,
+                calls=calls,
                 layers=layers,
                 wanted=wanted,
                 heard=heard,
@@ -92,6 +96,41 @@ def record(
                 row_bytes=int(habit.growth * given[0].nbytes) if habit else 0,
                 autocast=autocast,
             )
+
+
+_WRITTEN = re.compile(r"modified by an inplace operation: .*which is output \d+ of (\w+?)(?:Backward\d*)?,")
+"""What torch says where a backward needs what was written to since."""
+
+
+@contextmanager
+def _explained_writes(
+    network: Network, images: Images, layers: Mapping[str, nn.Module], calls: Mapping[str, int], recording: Recording
+) -> Iterator[None]:
+    """A context in which the error of a backward through what the network wrote to says who wrote."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(
+            r"modified by an inplace operation: .*which is output \d+ of (\w+?)(?:Backward\d*)?,", str(error)
+        )
+        if isinstance(error, CamkitError) or found is None:
+            raise
+        written = f"the output of {found[1]}"
+        with (
+            Capture(layers, roots=True, calls=calls),
+            _running_modules(network.model) as path,
+            WriteListener(found[1], lambda name: writes.append((name, path[-1] if path else ""))),
+        ):
+            writes: list[tuple[str, str]] = []
+            _run(network, images.clone(), recording)
+        who = ""
+        if writes:
+            name, module = writes[-1]
+            who = f", by {name} in {f'layer {module!r}' if module else 'the forward of the model'}"
+        raise LayerError(
+            f"behind the target layer the network writes in place to {written}{who}, which the gradient needs: let it "
+            "make a new tensor there, or take a method without gradients, such as EigenCAM or ScoreCAM"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -114,16 +153,16 @@ def _habit(capture: Capture, output: Any, largest: _Largest, images: Images) -> 
 
 
 def _without_copies(
-    network: Network, layers: Mapping[str, nn.Module], images: Images, recording: Recording
-) -> tuple[Any, Mapping[str, Any], Heard] | None:
+    network: Network, layers: Mapping[str, nn.Module], images: Images, recording: Recording, calls: Mapping[str, int]
+) -> tuple[Any, Capture, Heard] | None:
     """The output and the layers', without copies of these; None where the network writes to them after all."""
-    capture = Capture(layers, roots=recording.gradients, copies=False)
+    capture = Capture(layers, roots=recording.gradients, copies=False, calls=calls)
     try:
         with capture:
             output, heard = _run(network, images, recording)
     except ForwardError:  # writing to the root of a graph is an error; another one comes again
         return None
-    return None if capture.is_overwritten else (output, capture.outputs, heard)
+    return None if capture.is_overwritten else (output, capture, heard)
 
 
 def _run(network: Network, images: Images, recording: Recording) -> tuple[Any, Heard]:

@@ -11,11 +11,33 @@ import torch
 from torch import Tensor
 
 from camkit.compat import tree_leaves
+from camkit.engine.outputs import parts
+from camkit.engine.tensors import floats
 from camkit.errors import NonFiniteError, UsageError
 from camkit.typing import Categories, Chosen, ScoreFunction, Scores, Target, TargetRows, Targets
 
 
-def target_rows(targets: Targets, batch: int) -> TargetRows | None:
+class NoClass:
+    """What methods ask for that ask for no class: each image's top class, else all that the network returns for it.
+
+    As a target it says whether a layer matters, whatever the network is for.
+    """
+
+    def __call__(self, row: Any) -> Tensor:
+        """The sum of all numbers in one image's part of the output."""
+        found = [leaf.sum() for leaf in floats(_as_tree(row))]
+        if not found:
+            raise UsageError("the model returns no floating-point tensor")
+        return torch.stack([each.to(found[0]) for each in found]).sum()
+
+    def __repr__(self) -> str:
+        return "the whole output"
+
+
+NO_CLASS = NoClass()
+
+
+def target_rows(targets: Targets, batch: int) -> TargetRows | NoClass | None:
     """One row of targets per image, all of one length, or None for each image's own top class.
 
     Args:
@@ -26,8 +48,8 @@ def target_rows(targets: Targets, batch: int) -> TargetRows | None:
     Raises:
         UsageError: a count that doesn't match the batch, rows of different lengths, or something that is no target.
     """
-    if targets is None:
-        return None
+    if targets is None or targets is NO_CLASS:
+        return targets
     if isinstance(targets, Tensor) and targets.device.type != "cpu" and targets.ndim in (1, 2):
         return _on_device(targets, batch)
     given = _plain(targets)
@@ -37,6 +59,8 @@ def target_rows(targets: Targets, batch: int) -> TargetRows | None:
         hint = f"; for several categories of one image pass a list per image: {[list(given)]}" if batch == 1 else ""
         raise UsageError(f"{len(given)} targets for {batch} image{'s' * (batch != 1)}{hint}")
     made = [[_target(target) for target in row] if _is_row(row) else [_target(row)] for row in map(_plain, given)]
+    if all(row and all(each is NO_CLASS for each in row) for row in made):
+        return NO_CLASS
     lengths = {len(row) for row in made}
     if len(lengths) > 1 or 0 in lengths:
         raise UsageError(f"every image needs the same number of targets, at least one; got {[len(r) for r in made]}")
@@ -53,16 +77,16 @@ def is_nested(targets: Targets) -> bool:
 
 def has_functions(targets: Targets) -> bool:
     """Whether there are score functions among the targets."""
-    return any(callable(leaf) for leaf in tree_leaves(targets) if not isinstance(leaf, Tensor))
+    return any(callable(leaf) for leaf in tree_leaves(targets) if not isinstance(leaf, Tensor | NoClass))
 
 
-def score_targets(rows: Tensor | Sequence[Any], wanted: TargetRows | None) -> tuple[Chosen, Scores]:
+def score_targets(rows: Tensor | Sequence[Any], wanted: TargetRows | NoClass | None) -> tuple[Chosen, Scores]:
     """Choose the targets and compute their scores.
 
     Args:
         rows: one per image, see :class:`camkit.engine.outputs.OutputPart`: (B, K) for class indices; score functions
             get ``rows[i]`` whatever it is.
-        wanted: rows from :func:`target_rows`, or None for each image's top class.
+        wanted: what :func:`target_rows` returns; None for each image's top class.
 
     Returns:
         What was chosen, and the scores (B, T), part of the graph of ``rows``.
@@ -71,6 +95,9 @@ def score_targets(rows: Tensor | Sequence[Any], wanted: TargetRows | None) -> tu
         UsageError: a category outside 0..K-1, class indices for an output that isn't (B, K), or a score function that
             doesn't return one number.
     """
+    if isinstance(wanted, NoClass):
+        is_logits = isinstance(rows, Tensor) and rows.ndim == 2 and rows.shape[1] > 0
+        wanted = None if is_logits else [[wanted] for _ in range(len(rows))]
     if wanted is None or _are_indices(wanted):
         logits = _logits(rows)
         categories = _categories(logits, wanted)
@@ -151,6 +178,14 @@ def _one(rows: Tensor | Sequence[Any], image: int, target: Target) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise UsageError(f"target {target!r} must return a scalar tensor, got {getattr(value, 'shape', type(value))}")
     return value.reshape(())
+
+
+def _as_tree(output: Any) -> Any:
+    """An output with its dataclasses, named tuples and data samples as dicts, all the way down."""
+    if isinstance(output, Tensor):
+        return output
+    inner = dict(parts(output))
+    return {name: _as_tree(each) for name, each in inner.items()}
 
 
 def _plain(targets: Any) -> Any:
