@@ -35,6 +35,7 @@ from .errors import CheckpointError as CheckpointError
 from .errors import EmptyMapWarning as EmptyMapWarning
 from .errors import ForwardError as ForwardError
 from .errors import LayerError as LayerError
+from .errors import LayerWarning as LayerWarning
 from .errors import NonFiniteError as NonFiniteError
 from .errors import OutputWarning as OutputWarning
 from .errors import TokenGridError as TokenGridError

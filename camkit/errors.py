@@ -54,6 +54,10 @@ class OutputWarning(CamkitWarning):
     """The model returned several tensors that could hold the scores; the message says which one was taken."""
 
 
+class LayerWarning(CamkitWarning):
+    """A target layer that could mean several things; the message says which one was taken, and how to name another."""
+
+
 def closest(name: str, names: Iterable[str], limit: int = 3) -> str:
     """``"; closest: a, b"`` for the known names most like ``name``, or an empty string."""
     known = {known.lower(): known for known in names}

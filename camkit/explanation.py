@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from camkit.errors import EmptyMapWarning, OutputWarning, UsageError
+from camkit.errors import EmptyMapWarning, LayerWarning, OutputWarning, UsageError
 from camkit.methods import METHODS
 from camkit.typing import Chosen, Scores, TargetMaps
 
@@ -43,6 +43,9 @@ class Explanation:
         versions: package to version.
         output: which part of the model's output was explained; empty where there is only one.
         other_outputs: parts that could have been meant in its place.
+        other_calls: target layer that runs several times in a forward to the names of the calls that could have been
+            meant in place of the one shown.
+        unsure: target layers of which it can't be told whether their positions are places of the image.
         empty: (image, target) to a line that says why that map is zero everywhere.
         pixels: (B, T, C, H, W), signed, what each channel of the input contributes; None but for guided methods, whose
             maps show the largest magnitude over channels.
@@ -65,6 +68,8 @@ class Explanation:
     versions: dict[str, str]
     output: str
     other_outputs: tuple[str, ...]
+    other_calls: Mapping[str, tuple[str, ...]]
+    unsure: tuple[str, ...]
     empty: dict[tuple[int, int], str]
     pixels: Tensor | None = None
 
@@ -83,13 +88,25 @@ class Explanation:
         return dataclasses.replace(self, **changes)
 
     def warn(self, stacklevel: int = 1) -> None:
-        """Warn of maps that are empty, and of a part of the output that was taken among several."""
+        """Warn of empty maps, and of a part of the output or a layer's call that was taken among several."""
         if self.other_outputs:
             line = (
                 f"the model returns several tensors of scores: explaining {self.output!r}; take another with "
                 f"output=: {', '.join(map(repr, self.other_outputs))}"
             )
             warnings.warn(line, OutputWarning, stacklevel=stacklevel + 1)
+        for name, others in self.other_calls.items():
+            line = (
+                f"layer {name!r} runs several times in a forward, on different inputs: the map is of the last call "
+                f"that sees the images as they are; name another one with {', '.join(map(repr, others))}"
+            )
+            warnings.warn(line, LayerWarning, stacklevel=stacklevel + 1)
+        if self.unsure:
+            line = (
+                f"whether the positions of {', '.join(map(repr, self.unsure))} are places of the image can't be told: "
+                "changing a part of the image changes them all alike; compare with another layer"
+            )
+            warnings.warn(line, LayerWarning, stacklevel=stacklevel + 1)
         for line in self.empty.values():
             warnings.warn(line, EmptyMapWarning, stacklevel=stacklevel + 1)
 

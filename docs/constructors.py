@@ -29,6 +29,7 @@ PUBLIC = {
         "ForwardError",
         "LayerError",
         "NonFiniteError",
+        "LayerWarning",
         "OutputWarning",
         "TokenGridError",
         "UsageError",

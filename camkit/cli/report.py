@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from camkit.cli.progress import Bar
+from camkit.engine.hooks import parse_name
 from camkit.explaining import explain
-from camkit.layers.names import split_branch
 from camkit.methods import METHODS
 from camkit.visualize.grid import grid
 from camkit.visualize.overlay import fit_maps
@@ -162,7 +162,7 @@ def print_warning(line: str) -> None:
 def _about_layer(classifier: Classifier, layer: str, group: Sequence[Explanation]) -> str:
     """Why a default layer was chosen, its type and its grid."""
     about = [reasons[layer]] if layer in (reasons := group[0].layer_reasons) else []
-    module = classifier.model.get_submodule(split_branch(layer)[0])
+    module = classifier.model.get_submodule(parse_name(layer).module)
     # Maps with an attribution of every pixel have the input's size at every layer.
     of_layer = next((each for each in group if each.pixels is None), None)
     grid_size = f", grid {'x'.join(map(str, of_layer.raw[layer].shape[2:]))}" if of_layer else ""

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from camkit.compat import tree_flatten, tree_leaves, tree_unflatten
+from camkit.compat import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from camkit.engine.tensors import is_float, is_strided
+
+
+class LayerName(NamedTuple):
+    """A target layer's name in its parts: ``"blocks.3@1[0]"`` is module ``blocks.3``, call 1, branch 0.
+
+    Attributes:
+        module: dotted.
+        call: which of the calls of a module that runs several times in a forward; None for the one that is found out.
+        branch: which of several feature tensors; None for all.
+    """
+
+    module: str
+    call: int | None = None
+    branch: int | None = None
+
+
+def parse_name(name: str) -> LayerName:
+    """The parts of a layer's name."""
+    found = re.fullmatch(r"(.+?)(?:@(\d+))?(?:\[(\d+)\])?", name)
+    if found is None:
+        return LayerName(name)
+    call, branch = (None if each is None else int(each) for each in found.groups()[1:])
+    return LayerName(found[1], call, branch)
 
 
 class Capture:
@@ -22,7 +47,7 @@ class Capture:
     ``copies=True`` it is a private copy, and :meth:`is_untouched` says afterwards whether copying was needed. With
     ``copies=False``, for layers that were untouched before, the network continues with the captured tensors themselves,
     and :attr:`is_overwritten` says whether something wrote to them after all. Of a layer that runs several times the
-    last call counts; a layer that doesn't run is absent from ``outputs``.
+    last call counts, or the one in ``calls``; a layer that doesn't run is absent from ``outputs``.
 
     With ``roots=True`` a captured tensor that isn't part of a graph yet becomes the root of one (a detached leaf that
     requires grad). Nothing in front of the earliest target layer then takes part in autograd.
@@ -31,10 +56,24 @@ class Capture:
         layers: name to module.
         roots: whether gradients in the outputs will be asked for.
         copies: whether to capture copies. Without, in-place operations on roots are errors.
+        calls: layer to the number of the call that counts.
+
+    Attributes:
+        outputs: layer to what it returned.
+        counts: layer to how often it ran.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], *, roots: bool, copies: bool = True) -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        *,
+        roots: bool,
+        copies: bool = True,
+        calls: Mapping[str, int] | None = None,
+    ) -> None:
         self.outputs: dict[str, Any] = {}
+        self.counts: dict[str, int] = {}
+        self._calls = dict(calls or {})
         self._layers = layers
         self._roots = roots
         self._copies = copies
@@ -77,6 +116,12 @@ class Capture:
 
     def _keeper(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]:
         def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            number = self.counts.get(name, 0)
+            self.counts[name] = number + 1
+            if self._calls.get(name, number) != number:
+                if name in self.outputs:  # the order is that of the last calls
+                    self.outputs[name] = self.outputs.pop(name)
+                return output
             leaves, structure = tree_flatten(output)
             inputs = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if is_strided(leaf)}
             kept = [self._keep(leaf, inputs) if is_float(leaf) else leaf for leaf in leaves]
@@ -142,6 +187,23 @@ def watching(
     finally:
         while handles:
             handles.pop().remove()
+
+
+@contextmanager
+def changing(module: nn.Module, call: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """A context in which the network goes on with changed tensors in place of what one call of a module returned."""
+    numbers = count()
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if next(numbers) != call:
+            return None
+        return tree_map(lambda leaf: change(leaf) if is_float(leaf) else leaf, output)
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def rectify_gradient(tensor: Tensor) -> None:

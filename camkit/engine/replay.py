@@ -33,7 +33,7 @@ class Replay:
 
     Args:
         forward: of the images as they are; its model is borrowed.
-        layer: name of the layer; of several calls the last one counts.
+        layer: name of the layer; of several calls the one that the forward has counts.
         image: whose replay it is; None for all images together.
         repeats: whether rows will be copies of the single image, in any number.
 
@@ -60,7 +60,7 @@ class Replay:
         def comparable(rows: Any) -> Tensor:
             return forward.comparable(rows, image)
 
-        recorder = _Recorder(self._module, len(self._images))
+        recorder = _Recorder(self._module, forward.calls.get(layer), len(self._images))
         with torch.no_grad(), watching(self._model, recorder.leave, recorder.enter):
             expected = comparable(self._call(self._images.clone()))
         self.output: Any = recorder.output
@@ -171,11 +171,13 @@ class _Call:
 class _Recorder:
     """Keeps the outputs of the outermost modules that have returned when the layer does."""
 
-    def __init__(self, module: nn.Module, rows: int) -> None:
+    def __init__(self, module: nn.Module, call: int | None, rows: int) -> None:
         self.output: Any = None
         self.recorded: dict[int, tuple[nn.Module, list[Any]]] = {}
         """Of every module, by its id, the outputs of its calls."""
         self._module = module
+        self._call = call
+        self._calls = 0
         self._rows = rows
         self._running = [_Call(module=nn.Identity())]
 
@@ -193,8 +195,10 @@ class _Recorder:
             kept = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, detached(output))
             self._running[-1].inside.append((module, kept))
             if is_layer:
-                self.output = kept
-                self._keep()
+                if self._call in (None, self._calls):
+                    self.output = kept
+                    self._keep()
+                self._calls += 1
         else:
             self._running[-1].inside += ended.inside  # windows and the like: modules inside may return rows
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from torch import nn
 
 from camkit.compat import NORMS
+from camkit.engine.hooks import parse_name
 from camkit.engine.network import is_script, unwrap
 from camkit.errors import LayerError, UsageError, closest
 from camkit.typing import Layer
@@ -27,7 +27,8 @@ def find_layers(model: nn.Module, layers: Layer | Sequence[Layer]) -> dict[str, 
     Args:
         model: the network that owns the layers.
         layers: one layer or several, each a dotted name or a submodule of ``model``. Of a layer that returns several
-            feature tensors ``name[0]`` means the first one alone.
+            feature tensors ``name[0]`` means the first one alone; of one that runs several times ``name@0`` means the
+            first call.
 
     Returns:
         Name to module, in the order asked for.
@@ -45,7 +46,7 @@ def find_layers(model: nn.Module, layers: Layer | Sequence[Layer]) -> dict[str, 
     found: dict[str, nn.Module] = {}
     for layer in wanted:
         name = layer if isinstance(layer, str) else _name_of(layer, by_name)
-        module = by_name.get(split_branch(name)[0])
+        module = by_name.get(name) or by_name.get(parse_name(name).module)
         if module is None:
             raise UsageError(f"no layer {name!r}{closest(name, by_name)}; {_listing(by_name)}")
         if name in found:
@@ -56,16 +57,11 @@ def find_layers(model: nn.Module, layers: Layer | Sequence[Layer]) -> dict[str, 
     return found
 
 
-def split_branch(name: str) -> tuple[str, int | None]:
-    """``"blocks.3[1]"`` as the module's dotted name and the number of the tensor meant, None for all of them."""
-    found = re.fullmatch(r"(.+)\[(\d+)\]", name)
-    return (found[1], int(found[2])) if found else (name, None)
-
-
 def backbone_of(model: nn.Module) -> tuple[str, nn.Module]:
     """The part of ``model`` that default layers are chosen from: ``model.backbone`` where there is one, else all."""
-    backbone = getattr(model, "backbone", None)
-    return ("backbone", backbone) if isinstance(backbone, nn.Module) else ("", model)
+    # Not by attribute: wrappers such as PEFT's pass on the attributes of what they hold, which are no paths.
+    backbone = model._modules.get("backbone")
+    return ("", model) if backbone is None else ("backbone", backbone)
 
 
 def backbone_modules(model: nn.Module) -> dict[str, nn.Module]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import nn
 
+from camkit.compat import tree_leaves
 from camkit.engine.forward import Forward
+from camkit.engine.hooks import parse_name
 from camkit.engine.network import Network
 from camkit.engine.scores import has_functions
-from camkit.errors import CamkitError, UsageError
+from camkit.errors import CamkitError, LayerError, UsageError
+from camkit.layers.calls import settle_calls
 from camkit.layers.default_layers import Choice, Chosen, Question, choose
 from camkit.layers.feature_maps import FeatureMaps
 from camkit.layers.layout_finder import LayoutFinder
-from camkit.layers.names import LIST_LAYERS, find_layers, split_branch
+from camkit.layers.names import LIST_LAYERS, find_layers
 from camkit.methods.needs import DefaultLayer
 from camkit.typing import Images, Layers, ReshapeTransform, Targets
 
@@ -59,8 +63,16 @@ class TargetLayers:
         self._frozen: dict[DefaultLayer, Sequence[str]] = {}
         self._last: dict[DefaultLayer, tuple[Any, Chosen]] = {}
 
-    def resolve(self, rule: DefaultLayer, images: Images, targets: Targets) -> list[TargetLayer]:
+    def resolve(
+        self, rule: DefaultLayer, images: Images, targets: Targets, *, without_gradients: bool = False
+    ) -> list[TargetLayer]:
         """The layers for these images and targets; default ones are chosen by ``rule``, and remembered.
+
+        Args:
+            rule: for default layers.
+            images: prepared.
+            targets: of the images.
+            without_gradients: where no gradient reaches any layer, one will do that none reaches.
 
         Raises:
             UsageError: a layer that was named isn't in the model any more.
@@ -69,7 +81,13 @@ class TargetLayers:
         names = self._frozen.get(rule) if self.names is None else self.names
         if names is not None:
             return self._at([Choice(name, "") for name in names])
-        return self._by_rule(rule, images, targets)
+        try:
+            return self._by_rule(rule, images, targets)
+        except LayerError:
+            if not without_gradients:
+                raise
+        question = Question(self.network, images, targets, self.num_extra_tokens, without_gradients=True)
+        return self._at(choose(rule, question).choices)
 
     def resolve_again(
         self, chosen: Sequence[TargetLayer], rule: DefaultLayer, images: Images, targets: Targets
@@ -99,6 +117,10 @@ class TargetLayers:
         finder = LayoutFinder(forward, self.num_extra_tokens, self.reshape_transform)
         return FeatureMaps(forward, [layer.name for layer in layers], finder, blocks)
 
+    def settle_calls(self, forward: Forward) -> bool:
+        """See :func:`camkit.layers.calls.settle_calls`."""
+        return settle_calls(forward, LayoutFinder(forward, self.num_extra_tokens, self.reshape_transform))
+
     def advice(self, images: Images, targets: Targets) -> str:
         """The end of a message about a layer that can't be used: the last ones that can."""
         try:
@@ -119,7 +141,7 @@ class TargetLayers:
         """The layers as they are now: a module may have been replaced since it was named."""
         model = self.network.model
         try:
-            return [TargetLayer(name, model.get_submodule(split_branch(name)[0]), why) for name, why in choices]
+            return [TargetLayer(name, model.get_submodule(parse_name(name).module), why) for name, why in choices]
         except AttributeError:
             find_layers(model, [name for name, _ in choices])  # says what there is
             raise
@@ -129,14 +151,13 @@ class TargetLayers:
         if callable(network.output):  # which may look anywhere
             return choose(rule, question)
         if has_functions(question.targets):
-            # Functions may look anywhere too: what was chosen is remembered here alone, for the last ones.
+            # Functions may look anywhere too: what was chosen is remembered here alone, for others of the last kind.
             with network.borrowed() as cache:
-                asked = size, question.targets, cache.changes
+                asked = size, {kind_of(each) for each in tree_leaves(question.targets)}, cache.changes
                 if anew or rule not in self._last or self._last[rule][0] != asked:
                     self._last[rule] = asked, choose(rule, question)
             return self._last[rule][1]
-        kwargs = tuple((name, _identity(value)) for name, value in network.forward_kwargs.items())
-        about = "default layers", rule, self.num_extra_tokens, network.output, kwargs, len(size)
+        about = "default layers", rule, self.num_extra_tokens, network.output, network.arguments, len(size)
         with network.borrowed() as cache:
             known: Chosen | None = cache.find((*about, size)) or cache.find(about)
             if known is not None and not anew:
@@ -148,5 +169,20 @@ class TargetLayers:
         return chosen
 
 
-def _identity(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | None) else id(value)
+def kind_of(target: Any) -> Hashable:
+    """What a score function looks at, as far as can be told without running it: its code, or its class.
+
+    Words and switches that it holds may choose a part of the output. Numbers and tensors are what it looks for there;
+    they change from image to image.
+    """
+    if not callable(target):
+        return "index"
+    if isinstance(target, partial):
+        held = [*target.args, *target.keywords.values()]
+        return kind_of(target.func), *(each for each in held if isinstance(each, str | bool | None))
+    code = getattr(getattr(target, "__func__", target), "__code__", None)
+    cells = getattr(target, "__closure__", None) or ()
+    held = [cell.cell_contents for cell in cells] if code else list(getattr(target, "__dict__", {}).values())
+    inner = [kind_of(each) for each in held if callable(each) and not isinstance(each, type | nn.Module)]
+    words = [each for each in held if isinstance(each, str | bool | None)]
+    return code or type(target), *words, *inner

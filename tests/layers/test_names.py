@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from camkit import CAM
+from camkit.engine.hooks import parse_name
 from camkit.errors import LayerError, UsageError
 from camkit.layers.names import (
     backbone_modules,
@@ -14,7 +15,6 @@ from camkit.layers.names import (
     find_layers,
     is_norm,
     layer_names,
-    split_branch,
 )
 from tests.helpers.networks import LayerNorm2d, LinearBatchNorm, PreNorm, SmallCNN, SmallViT, seeded
 from tests.helpers.refusals import refusal
@@ -36,8 +36,9 @@ def test_a_shared_module_answers_to_all_its_names() -> None:
 
 
 def test_a_branch_is_named_behind_its_layer() -> None:
-    assert split_branch("blocks.3[1]") == ("blocks.3", 1)
-    assert split_branch("blocks.3") == ("blocks.3", None)
+    assert parse_name("blocks.3[1]") == ("blocks.3", None, 1)
+    assert parse_name("blocks.3@2[1]") == ("blocks.3", 2, 1)
+    assert parse_name("blocks.3") == ("blocks.3", None, None)
     model = seeded(SmallCNN())
     assert find_layers(model, ["conv1[0]", "conv1"]) == {"conv1[0]": model.conv1, "conv1": model.conv1}
 
