@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
+from camkit.engine.forward import Forward
 from camkit.engine.network import Network
 from camkit.engine.record import record
-from camkit.errors import LayerError
+from camkit.engine.rerun import alone_or_whole
+from camkit.errors import ForwardError, LayerError
 from camkit.layers.names import LIST_LAYERS
+from camkit.layers.survey import noise_like
 from camkit.methods.needs import Recording
 from camkit.typing import Images
 
@@ -73,10 +76,31 @@ def blocks_within(names: Sequence[str], layers: Sequence[str], *, or_all: bool) 
     return chosen or list(names)
 
 
+Attention = tuple[tuple[str, ...], Tensor]
+
+
+def _of_encoder(forward: Forward) -> list[Attention]:
+    """The attentions in front of a decoder, whose first one attends among learned queries, whatever the images."""
+    heard = forward.heard.attention
+    try:
+        with record(forward.network, noise_like(forward.images), {}, recording=Recording(attention=True)) as other:
+            noise = other.heard.attention
+    except ForwardError:  # the network takes no noise
+        return heard
+    if len(noise) != len(heard):
+        return heard
+    same = [one.equal(other) for (_, one), (_, other) in zip(heard, noise, strict=True)]
+    # Where the first one is the same already, it may be uniform by its weights.
+    return heard[: same.index(True)] if True in same and not same[0] else heard
+
+
 def _find(network: Network, images: Images) -> Blocks:
-    shown = images if network.kwargs_follow_batch else images[:1]
-    with record(network, shown, {}, recording=Recording(attention=True)) as forward:
-        heard, others = forward.heard.attention, forward.heard.other_attention
+    def attend(image: int | None) -> tuple[list[Attention], int]:
+        shown = images if image is None else images[:1]
+        with record(network, shown, {}, recording=Recording(attention=True)) as forward:
+            return _of_encoder(forward), forward.heard.other_attention
+
+    heard, others = alone_or_whole(network, attend)
     if not heard:
         what = (
             f"attends only within windows or to other tokens ({others} times)" if others else "has no attention at all"

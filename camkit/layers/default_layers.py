@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch.fx
 from torch import nn
 
-from camkit.engine.network import Network
+from camkit.engine.network import Network, is_script
 from camkit.errors import LayerError, TokenGridError
 from camkit.layers.liveness import Candidate, probe
 from camkit.layers.names import LIST_LAYERS, backbone_modules, is_norm
@@ -47,16 +48,26 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Question:
-    """What the default layers are asked for."""
+    """What the default layers are asked for.
+
+    Attributes:
+        without_gradients: whether layers that no gradient reaches will do.
+    """
 
     network: Network
     images: Images
     targets: Targets
     num_extra_tokens: int | None = None
+    without_gradients: bool = False
 
     def probe(self, layers: Mapping[str, nn.Module]) -> list[Candidate]:
         """See :func:`camkit.layers.liveness.probe`."""
-        return probe(self.network, layers, self.images, self.targets, self.num_extra_tokens)
+        gradients = not self.without_gradients
+        layers = {name: module for name, module in layers.items() if not is_script(module)}
+        found = probe(self.network, layers, self.images, self.targets, self.num_extra_tokens, gradients=gradients)
+        if gradients:
+            return found
+        return [replace(each, live_places=math.prod(each.layout.grid) if each.layout else 0) for each in found]
 
     def norms(self) -> list[Candidate]:
         """The norm layers of the backbone."""
@@ -85,19 +96,28 @@ def choose(rule: DefaultLayer, question: Question) -> Chosen:
 def _last_norm(question: Question) -> Chosen:
     norms = question.norms()
     live = _live(norms, question.images)
-    if live:
-        return _chosen(norms, [Choice(live[-1].name, "the last norm layer that is spatial and live")])
+    if _sure(live):
+        return _chosen(norms, [Choice(_sure(live)[-1].name, "the last norm layer that is spatial and live")])
     misfits = [candidate.problem for candidate in norms if isinstance(candidate.problem, TokenGridError)]
     if question.num_extra_tokens is not None and misfits:
         raise misfits[-1]
     modules = backbone_modules(question.network.model)
     leaves = {name: module for name, module in modules.items() if not list(module.children())}
     others = question.probe(leaves)
-    live = _live(others, question.images)
-    if live:
+    found = _live(others, question.images)
+    if _sure(found):
         reason = "the last live layer, as no norm layer is spatial and live"
-        return _chosen([*norms, *others], [Choice(live[-1].name, reason)])
+        return _chosen([*norms, *others], [Choice(_sure(found)[-1].name, reason)])
+    for unsure in (live, found):
+        if unsure:
+            reason = "the last live layer; whether its positions are places of the image can't be told"
+            return _chosen([*norms, *others], [Choice(unsure[-1].name, reason)])
     spatial = [each.name for each in others if each.layout and not _is_input(each, question.images)]
+    laid_out = [each for each in (*norms, *others) if each.layout]
+    is_connected = any(each.is_connected for each in laid_out) if laid_out else None
+    why = _cause(question.network.model, is_connected=is_connected)
+    if why:
+        raise LayerError(f"no layer can be chosen: {why}")
     if spatial:
         raise LayerError(
             f"the score depends on no place of any spatial layer (the last one is {spatial[-1]!r}), so no map can "
@@ -109,9 +129,37 @@ def _last_norm(question: Question) -> Chosen:
     )
 
 
+def _cause(model: nn.Module, *, is_connected: bool | None) -> str:
+    """What keeps hooks or gradients from all layers of a network, as far as it shows; empty where nothing does.
+
+    Args:
+        model: the network.
+        is_connected: whether a gradient of the score reaches any spatial layer; None where there is none.
+    """
+    modules = dict(model.named_modules())
+    scripted = [name for name, module in modules.items() if is_script(module)]
+    if scripted:
+        return f"{scripted[0]!r} is TorchScript, whose layers take no hooks; build it from the module it was made from"
+    quantised = [name for name, module in modules.items() if ".quantized" in type(module).__module__]
+    if quantised:
+        return (
+            f"{quantised[0]!r} has quantised weights, which let no gradient through; explain the network as it was "
+            "before"
+        )
+    if isinstance(model, torch.fx.GraphModule):
+        return "it is a traced or exported program, whose layers are functions; pass the module it was made from"
+    if is_connected is False:
+        return (
+            "no gradient comes back from the score to any of them, as the network runs them under no_grad or "
+            "inference_mode, or detaches what they return; take that out, or take a method without gradients, such "
+            "as EigenCAM"
+        )
+    return ""
+
+
 def _last_norm_per_resolution(question: Question) -> Chosen:
     norms = question.norms()
-    live = _live(norms, question.images)
+    live = _sure(_live(norms, question.images))
     last = {each.layout.grid: each.name for each in live if each.layout}  # the last one of each
     names = list(last.values())[-MOST_RESOLUTIONS:]
     reason = "the last norm layer of its resolution that is spatial and live"
@@ -124,7 +172,7 @@ def _last_norm_per_resolution(question: Question) -> Chosen:
 
 def _last(question: Question) -> Chosen:
     candidates = question.probe(backbone_modules(question.network.model))
-    live = _live(candidates, question.images)
+    live = _sure(_live(candidates, question.images))
     if not live:
         return _last_norm(question)
     return _chosen(candidates, [Choice(live[-1].name, "the last layer that is spatial and live")])
@@ -155,9 +203,13 @@ def _depends_on_size(candidate: Candidate) -> bool:
 
 
 def _live(candidates: Sequence[Candidate], images: Images) -> list[Candidate]:
-    """The live layers whose layout is sure, else all live ones."""
-    live = [each for each in candidates if each.layout and each.is_live and not _is_input(each, images)]
-    return [each for each in live if each.layout and each.layout.is_sure] or live
+    """The live layers."""
+    return [each for each in candidates if each.layout and each.is_live and not _is_input(each, images)]
+
+
+def _sure(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those whose positions are places of the image for sure."""
+    return [each for each in candidates if each.layout and each.layout.is_sure]
 
 
 def _is_input(candidate: Candidate, images: Images) -> bool:

@@ -11,10 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from camkit.compat import tree_leaves, tree_map
+from camkit.engine.hooks import parse_name
 from camkit.engine.tensors import at_least_float32, detached, is_float
 from camkit.errors import LayerError
 from camkit.layers.locality import Trial
-from camkit.layers.names import is_norm, split_branch
+from camkit.layers.names import is_norm
 from camkit.layers.survey import CHANNELS_FIRST, Extra
 from camkit.layers.token_grid import Hints, as_text, is_strided, misfit, token_grids
 from camkit.typing import ReshapeTransform
@@ -34,6 +35,7 @@ class Layout:
         is_sure: False for the likeliest layout, where neither shape nor the locality test shows that it is right.
         index: which of the leaves of the output is laid out; None for a custom layout.
         axis: the dimension of the channels in that leaf; None for a custom layout.
+        is_turned: whether the network works on the image with its last two dimensions exchanged.
     """
 
     form: str
@@ -44,6 +46,12 @@ class Layout:
     is_sure: bool = True
     index: int | None = None
     axis: int | None = None
+    is_turned: bool = False
+
+    def turned(self) -> Layout:
+        """The layout for a network that exchanges the last two dimensions of the image."""
+        grid = (*self.grid[:-2], self.grid[-1], self.grid[-2])
+        return replace(self, grid=grid, transform=partial(_turned, transform=self.transform), is_turned=True)
 
     def __call__(self, output: Any) -> Tensor:
         """Lay ``output`` out; half precision becomes float32, in which the CAM maths runs."""
@@ -57,6 +65,7 @@ def plan(
     images: Tensor,
     hints: Hints | None = None,
     trial: Callable[[], Trial | None] = lambda: None,
+    looks: Looks | None = None,
     *,
     reshape_transform: ReshapeTransform | None = None,
 ) -> dict[str, Layout]:
@@ -69,6 +78,7 @@ def plan(
         images: the network's input, (B, C, H, W) or (B, C, D, H, W).
         hints: what is known of the network's tokens.
         trial: runs the locality test where the shape alone doesn't decide; returns None if it can't be run.
+        looks: what else can be found out about a layout.
         reshape_transform: the user's own layout, ``output`` to (B, C, *spatial); it wins over everything else.
 
     Returns:
@@ -86,8 +96,8 @@ def plan(
     tensors = [(index, leaf) for index, leaf in enumerate(tree_leaves(output)) if is_float(leaf)]
     if not tensors:
         raise LayerError(f"layer {name!r} gives {type(output).__name__}, not a floating-point tensor: choose another")
-    number = split_branch(name)[1]
-    context = _Context(module, images, hints, trial)
+    number = parse_name(name).branch
+    context = _Context(module, images, hints, trial, looks or Looks())
     if number is not None:
         if number >= len(tensors):
             raise LayerError(f"layer {name!r} gives {len(tensors)} tensor{'s' * (len(tensors) > 1)}: [0] is the first")
@@ -98,6 +108,19 @@ def plan(
 
 
 @dataclass(frozen=True)
+class Looks:
+    """What is found out by looking at more than the layer.
+
+    Attributes:
+        seems_turned: whether a layout shows a change in the wrong corner, by a quick look.
+        neighbours: the locality test's verdict on layers of the same length in front, for what it can't tell.
+    """
+
+    seems_turned: Callable[[Layout], bool] = lambda layout: False
+    neighbours: Callable[[Layout], bool | None] = lambda layout: None
+
+
+@dataclass(frozen=True)
 class _Context:
     """What the layouts of all of a layer's tensors depend on."""
 
@@ -105,18 +128,32 @@ class _Context:
     images: Tensor
     hints: Hints
     trial: Callable[[], Trial | None]
+    looks: Looks
 
     @property
     def size(self) -> tuple[int, ...]:
         return tuple(self.images.shape[2:])
 
     def choose(self, layouts: Sequence[Layout]) -> Layout | None:
-        """The first layout that passes the locality test, else the first that the test doesn't decide about."""
+        """The first layout that passes the locality test, by itself or, where that can't tell, by its neighbours.
+
+        Else the first that neither decides about. It isn't sure where there are sequences of that length that have
+        nothing to do with the image.
+        """
         trial = self.trial()
-        verdicts = [None if trial is None else trial.verdict(layout) for layout in layouts]
+        if trial is None:
+            return layouts[0] if layouts else None
+        verdicts = [trial.verdict(layout) for layout in layouts]
+        if True not in verdicts and None in verdicts:
+            pairs = zip(layouts, verdicts, strict=True)
+            verdicts = [self.looks.neighbours(layout) if verdict is None else verdict for layout, verdict in pairs]
         if True in verdicts:
             return replace(layouts[verdicts.index(True)], is_sure=True)
-        return layouts[verdicts.index(None)] if None in verdicts else None
+        if None not in verdicts:
+            return None
+        left = layouts[verdicts.index(None)]
+        is_blind = left.form == "tokens" and left.shape[3 - (left.axis or 2)] in self.hints.survey().blind
+        return replace(left, is_sure=left.is_sure and not is_blind)
 
 
 def _branches(name: str, tensors: Sequence[tuple[int, Tensor]], context: _Context) -> dict[str, Layout]:
@@ -168,13 +205,26 @@ def _plan_tokens(name: str, index: int, tensor: Tensor, context: _Context) -> La
         token_layout(shape, grid, extra, index=index, along=along, is_sure=is_exact)
         for extra, grid, is_exact in token_grids(name, shape[along], context.size, context.hints)
     ]
-    chosen = context.choose(layouts)
+    chosen = context.choose([*layouts, *_turned_tokens(name, shape, index, along, context)])
     if chosen is None:
         raise LayerError(
             f"layer {name!r} gives {_shape(tensor)}, and its {shape[along]} tokens don't follow the places of the "
             "image (reordered, pruned, or made of something else); choose another layer or pass reshape_transform"
         )
     return chosen
+
+
+def _turned_tokens(name: str, shape: tuple[int, ...], index: int, along: int, context: _Context) -> list[Layout]:
+    """The readings of a sequence in a network that exchanges the sides of the image."""
+    size = (*context.size[:-2], context.size[-1], context.size[-2])
+    try:
+        readings = token_grids(name, shape[along], size, context.hints)
+    except LayerError:
+        return []
+    return [
+        token_layout(shape, grid, extra, index=index, along=along, is_sure=False).turned()
+        for extra, grid, _ in readings
+    ]
 
 
 def _plan_map(name: str, index: int, tensor: Tensor, context: _Context) -> Layout:
@@ -188,9 +238,11 @@ def _plan_map(name: str, index: int, tensor: Tensor, context: _Context) -> Layou
         chosen = first
     else:
         # Where the locality test decides nothing, as with uniform attention matrices, the sides must fit.
-        either = [replace(each, is_sure=is_strided(each.grid, size)) for each in (first, last)]
-        chosen = context.choose(sorted(either, key=lambda layout: misfit(layout.grid, size)))
-        chosen = chosen if chosen and chosen.is_sure else None
+        either = sorted((first, last), key=lambda layout: misfit(layout.grid, size))
+        chosen = context.choose([*either, *(each.turned() for each in either)])
+        chosen = chosen if chosen and (chosen.is_sure or is_strided(chosen.grid, size)) else None
+    if chosen is not None and not chosen.is_turned and context.looks.seems_turned(chosen):
+        chosen = context.choose([chosen, chosen.turned()])
     if chosen is None:
         raise LayerError(
             f"layer {name!r} gives {_shape(tensor)}, no map of a {as_text(size)} input (attention heads or matrices, "
@@ -257,6 +309,10 @@ def token_layout(
     """The layout of tokens (B, N, C), ``along`` 1, or (B, C, N), ``along`` 2."""
     transform = partial(_tokens, index=index, along=along, extra=extra, grid=grid)
     return Layout("tokens", shape, grid, extra, transform, is_sure, index, 3 - along)
+
+
+def _turned(output: Any, transform: ReshapeTransform) -> Tensor:
+    return transform(output).transpose(-1, -2)
 
 
 def _leaf(output: Any, index: int) -> Tensor:

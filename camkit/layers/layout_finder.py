@@ -8,18 +8,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from camkit.compat import tree_leaves
 from camkit.engine.forward import Forward
-from camkit.engine.tensors import floats
+from camkit.engine.hooks import Capture
+from camkit.engine.rerun import alone_or_whole
+from camkit.engine.tensors import detached, floats
 from camkit.errors import ForwardError, LayerError
-from camkit.layers.layout import Layout, map_layout, plan, token_layout
-from camkit.layers.locality import Trial, trials
-from camkit.layers.names import declared_extra_tokens
+from camkit.layers.layout import Layout, Looks, map_layout, plan, token_layout
+from camkit.layers.locality import Trial, seems_turned, tilted, trials
+from camkit.layers.names import declared_extra_tokens, is_norm
 from camkit.layers.survey import Grid, Survey, survey
 from camkit.layers.token_grid import Hints, misfit
-from camkit.typing import ReshapeTransform
+from camkit.typing import Images, ReshapeTransform
 
 
 class LayoutFinder:
@@ -40,9 +43,7 @@ class LayoutFinder:
         self._forward = forward
         self._num_extra_tokens = num_extra_tokens
         self._reshape_transform = reshape_transform
-        images, network = forward.images, forward.network
-        self._size: Grid = tuple(images.shape[2:])
-        self._sample = images if network.kwargs_follow_batch else images[:1]
+        self._size: Grid = tuple(forward.images.shape[2:])
 
     def of_forward(self, forward: Forward) -> LayoutFinder:
         """The same for another forward."""
@@ -58,13 +59,20 @@ class LayoutFinder:
         """
         forward = self._forward
         if name not in forward.outputs:
-            raise LayerError(f"layer {name!r} doesn't run in this forward (or is called past its hooks)")
+            raise LayerError(f"layer {name!r} {_absent(forward.counts.get(name, 0))}")
         output, module = forward.outputs[name], forward.layers[name]
         if self._reshape_transform is not None:
             return plan(name, module, output, forward.images, reshape_transform=self._reshape_transform)
         leaves = floats(output)
         by_batch = tuple(leaf.shape[:1] == forward.images.shape[:1] for leaf in leaves)
-        about = (name, self._num_extra_tokens, by_batch, tuple(leaf.ndim for leaf in leaves), forward.images.ndim)
+        about = (
+            name,
+            forward.calls.get(name),
+            self._num_extra_tokens,
+            by_batch,
+            tuple(leaf.ndim for leaf in leaves),
+            forward.images.ndim,
+        )
         with forward.network.borrowed() as cache:
             rules: Mapping[str, Rule] | None = cache.find(("layout rule", *about))
             if rules is not None:
@@ -75,7 +83,8 @@ class LayoutFinder:
                         cache.keep(("layout rule", *about), found)
                     return {branch: rule.layout for branch, rule in found.items()}
             shapes = tuple(leaf.shape[1:] for leaf in leaves)
-            find = partial(plan, name, module, output, forward.images, self.hints, partial(self._trial, name))
+            looks = Looks(partial(self._seems_turned, name), partial(self._neighbours, name))
+            find = partial(plan, name, module, output, forward.images, self.hints, partial(self._trial, name), looks)
             layouts = cache.remember(("layout", *about, shapes, self._size), find)
             if all(layout.is_sure for layout in layouts.values()):
                 before = rules or {}
@@ -89,20 +98,105 @@ class LayoutFinder:
         return Hints(self._num_extra_tokens, declared_extra_tokens(self._forward.network.model), self._survey)
 
     def _survey(self) -> Survey:
-        with self._forward.network.borrowed() as cache:
-            key = ("survey", tuple(self._sample.shape[1:]))
-            return cache.remember(key, lambda: survey(self._forward.network.model, self._sample, self._forward.call))
+        network, call = self._forward.network, self._forward.call
+        with network.borrowed() as cache:
+            key = ("survey", tuple(self._forward.images.shape[1:]))
+            find = partial(alone_or_whole, network, lambda image: survey(network.model, self._sample(image), call))
+            return cache.remember(key, find)
+
+    def _sample(self, image: int | None) -> Images:
+        """The first image, or all of them."""
+        return self._forward.images if image is None else self._forward.images[:1]
 
     @cached_property
     def _trials(self) -> dict[str, Trial]:
-        ran = {name: self._forward.layers[name] for name in self._forward.outputs}
+        forward, calls = self._forward, self._forward.calls
+        ran = {name: forward.layers[name] for name in forward.outputs}
         try:
-            return trials(ran, self._sample, self._forward.call)
+            return alone_or_whole(
+                self._forward.network,
+                lambda image: trials(ran, self._sample(image), forward.call, calls),
+            )
         except ForwardError:  # the network takes no noise
             return {}
 
+    @cached_property
+    def tilted(self) -> tuple[int | None, Mapping[str, Any]]:
+        """What the layers return for tilted images: for the first (0), or all (None); nothing where these fail."""
+        forward = self._forward
+        layers = {name: forward.layers[name] for name in forward.outputs}
+
+        def attempt(image: int | None) -> tuple[int | None, Mapping[str, Any]]:
+            with torch.no_grad(), Capture(layers, roots=False, calls=forward.calls) as capture:
+                forward.call(tilted(self._sample(image).detach()))
+            return image, capture.outputs
+
+        try:
+            return alone_or_whole(forward.network, attempt)
+        except ForwardError:
+            return None, {}
+
+    def _seems_turned(self, name: str, layout: Layout) -> bool:
+        image, outputs = self.tilted
+        if name not in outputs or len(self._size) != 2:
+            return False
+        plain = layout.transform(detached(self._forward.outputs[name]))
+        made = layout.transform(outputs[name])
+        return seems_turned(made - (plain if image is None else plain[:1]))
+
+    def _neighbours(self, name: str, layout: Layout) -> bool | None:
+        """What the nearest norm layer in front of a layer shows, among those with as many tokens.
+
+        A sequence keeps its order from layer to layer. So places are places behind a layer where they are, and nothing
+        behind one that has nothing to do with the image (learned queries, latents).
+        """
+        index = layout.index or 0
+
+        def transform(leaf: Tensor) -> Tensor:
+            return layout.transform([leaf] * (index + 1))
+
+        for each, trial in reversed(self._up_to(name).items()):
+            leaf = trial.plain
+            if each != name and isinstance(leaf, Tensor) and leaf.shape[1:2] == layout.shape[1:2]:
+                if trial.is_blind:
+                    return False
+                if trial.verdict(transform):
+                    return True
+        return None
+
+    def _up_to(self, name: str) -> dict[str, Trial]:
+        """The locality test of all norm layers up to a layer, in the order of execution."""
+        forward = self._forward
+        norms = {each: module for each, module in forward.network.model.named_modules() if is_norm(module)}
+        layers, calls = {**norms, name: forward.layers[name]}, forward.calls
+        found = self._trials
+        if not set(layers) <= set(forward.outputs):
+            try:
+                found = alone_or_whole(
+                    forward.network, lambda image: trials(layers, self._sample(image), forward.call, calls)
+                )
+            except ForwardError:  # the network takes no noise
+                return {}
+        names = list(found)
+        return {each: found[each] for each in names[: names.index(name) + 1]} if name in found else {}
+
+    def keeps_places(self, name: str) -> bool | None:
+        """Whether what layer ``name`` returned follows the places of the images; None if that can't be told."""
+        try:
+            layouts, trial = self.of(name), self._trial(name)
+        except LayerError:
+            return False
+        verdicts = [trial.verdict(layout.transform) for layout in layouts.values()] if trial else []
+        return None if None in verdicts or not verdicts else all(verdicts)
+
     def _trial(self, name: str) -> Trial | None:
         return self._trials.get(name)
+
+
+def _absent(count: int) -> str:
+    if not count:
+        return "doesn't run in this forward (or is called past its hooks)"
+    return f"runs {count} times in this forward: its calls are @0 to @{count - 1}"
 
 
 Strides = Mapping[int, range]
@@ -147,6 +241,7 @@ class Rule:
             return self
         if layout.form != "tokens":
             made = map_layout(shape, index=layout.index, axis=layout.axis)
+            made = made.turned() if layout.is_turned else made
             strides = _explaining(self.strides, size, made.grid)
             fits = math.prod(made.grid) > 1 and (strides or misfit(made.grid, size) < 2)
             return Rule(replace(made, is_sure=layout.is_sure), size, strides or self.strides) if fits else None
@@ -156,7 +251,9 @@ class Rule:
         if len(fitting) != 1:
             return None
         (grid,) = fitting
-        made = token_layout(shape, grid, layout.extra_tokens, index=layout.index, along=along, is_sure=layout.is_sure)
+        rows = (*grid[:-2], grid[-1], grid[-2]) if layout.is_turned else grid
+        made = token_layout(shape, rows, layout.extra_tokens, index=layout.index, along=along, is_sure=layout.is_sure)
+        made = made.turned() if layout.is_turned else made
         return Rule(made, size, _explaining(self.strides, size, grid))
 
 

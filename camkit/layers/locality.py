@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from camkit.compat import float64
 from camkit.engine.hooks import Capture
+from camkit.engine.tensors import floats
 from camkit.layers.survey import noise_like
 from camkit.typing import Activations, Images
 
 QUARTER = 0.25
 FOCUS = 0.35
 """Share of the change in the most changed quarter of positions; below it the change is everywhere alike."""
+TRACE = 0.01
+"""How much of the noise there is outside the quarter that is tried."""
 AGREEMENT = 0.4
 """How much of that share must lie on the perturbed quarter of the image: 0 is chance, 1 is all."""
 
@@ -28,6 +31,12 @@ class Trial:
     plain: Any
     right: Any
     left: Any
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether the layer doesn't depend on the image at all."""
+        leaves = [floats(output) for output in (self.plain, self.right, self.left)]
+        return all(plain.equal(right) and plain.equal(left) for plain, right, left in zip(*leaves, strict=True))
 
     def verdict(self, transform: Callable[[Any], Activations]) -> bool | None:
         """Whether with this layout the positions that change most are those where the image was perturbed.
@@ -52,8 +61,33 @@ class Trial:
         return agreement > AGREEMENT
 
 
-def trials(layers: Mapping[str, nn.Module], images: Images, forward: Callable[[Images], Any]) -> dict[str, Trial]:
-    """Run the locality test of all ``layers`` at once, in three forwards; layers that don't run are left out."""
+def tilted(images: Images) -> Images:
+    """The images with noise in their upper right quarter, and a trace of it everywhere else."""
+    noise = noise_like(images)
+    height, width = images.shape[-2] // 2, images.shape[-1] // 2
+    share = torch.full_like(images, TRACE)
+    share[..., :height, width:] = 1
+    return images + share * (noise - images)
+
+
+def seems_turned(change: Tensor) -> bool:
+    """Whether the change (B, C, *S) that :func:`tilted` images make lies in the lower left, not in the upper right."""
+    energy = _energy(float64(change))
+    total = float(energy.sum())
+    if not 0 < total < float("inf"):
+        return False
+    here, there = _upper_right(energy), _upper_right(energy.flip(0, 1))
+    return there > 2 * here and there > FOCUS
+
+
+def trials(
+    layers: Mapping[str, nn.Module], images: Images, forward: Callable[[Images], Any], calls: Mapping[str, int]
+) -> dict[str, Trial]:
+    """Run the locality test of all ``layers`` at once, in three forwards.
+
+    Returns:
+        In the order of execution; layers that don't run are left out.
+    """
     plain = noise_like(images)
     inverted = plain.amin() + plain.amax() - plain
     half_height, half_width = plain.shape[-2] // 2, plain.shape[-1] // 2
@@ -63,10 +97,11 @@ def trials(layers: Mapping[str, nn.Module], images: Images, forward: Callable[[I
     outputs = []
     with torch.no_grad():
         for shown in (plain, right, left):
-            with Capture(layers, roots=False) as capture:
+            with Capture(layers, roots=False, calls=calls) as capture:
                 forward(shown)
             outputs.append(capture.outputs)
-    return {name: Trial(*(each[name] for each in outputs)) for name in layers if all(name in each for each in outputs)}
+    ran = [name for name in outputs[0] if all(name in each for each in outputs)]
+    return {name: Trial(*(each[name] for each in outputs)) for name in ran}
 
 
 def _energy(change: Tensor) -> Tensor:

@@ -44,11 +44,14 @@ class Survey:
         extra_tokens: length of a sequence to the number of tokens that don't depend on the image (class, distillation,
             registers), where such a sequence first appears, in front of any attention. None if they stand between
             tokens that do.
+        blind: lengths of sequences of which one doesn't depend on the image at all: learned queries, or tables of
+            positions.
     """
 
     grids: dict[Grid, None] = field(default_factory=dict)
     other_grids: dict[Grid, None] = field(default_factory=dict)
     extra_tokens: dict[int, Extra | None] = field(default_factory=dict)
+    blind: set[int] = field(default_factory=set)
 
 
 def survey(model: nn.Module, images: Images, forward: Callable[[Images], Any]) -> Survey:
@@ -88,7 +91,9 @@ def survey(model: nn.Module, images: Images, forward: Callable[[Images], Any]) -
         if length in seen.extra_tokens or output.shape != before.shape:
             return
         same = (output == before).all(2).all(0)
-        if not same.all():  # else it is a table of position embeddings
+        if same.all():
+            seen.blind.add(length)
+        else:
             seen.extra_tokens[length] = _ends(same)
 
     with torch.no_grad(), watching(model, look):

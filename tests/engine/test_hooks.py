@@ -86,8 +86,9 @@ def test_hooks_come_out_when_putting_them_in_fails() -> None:
 def test_no_tensor_survives_a_call() -> None:
     model = seeded(SmallCNN())
     alive: list[weakref.ref[Tensor]] = []
-    handle = model.conv2.register_forward_hook(lambda m, a, out: alive.append(weakref.ref(out)))
     cam = CAM(model, "LayerCAM", ["norm1", "norm2"])
+    cam(IMAGES, [[0, 1], [2, 3]])
+    handle = model.conv2.register_forward_hook(lambda m, a, out: alive.append(weakref.ref(out)))
     cam(IMAGES, [[0, 1], [2, 3]])
     handle.remove()
     gc.collect()

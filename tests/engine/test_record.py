@@ -37,8 +37,9 @@ def test_the_graph_starts_at_the_earliest_target_layer() -> None:
     kept: dict[str, Tensor] = {}
     for name in ("conv1", "conv2", "head"):
         model.get_submodule(name).register_forward_hook(lambda m, a, out, name=name: kept.__setitem__(name, out))
-    with feature_maps(model, ["relu", "norm2"], IMAGES, 0) as found:
-        next(found.gradients())
+    for _ in range(2):  # the first time, it is tried out where the layers' places lie
+        with feature_maps(model, ["relu", "norm2"], IMAGES, 0) as found:
+            next(found.gradients())
     assert kept["conv1"].grad_fn is None
     assert not kept["conv1"].requires_grad
     assert kept["head"].requires_grad
@@ -112,7 +113,7 @@ class TestCopies:
             runs = count_forwards(model)
             for _ in range(3):
                 CAM(model, "GradCAM", "norm2")(IMAGES, 1)
-            assert runs == [2] * 3
+            assert runs == [2, 1, 2, 2]  # the first time, it is tried out where the layer's places lie
 
     @pytest.mark.parametrize("inplace", [False, True])
     def test_what_is_not_written_to_is_not_copied_again(self, inplace: bool) -> None:

@@ -136,7 +136,7 @@ def test_what_torch_says_on_a_cpu_is_understood() -> None:
     model = seeded(Watched(most=4)).double()
     model.error = RuntimeError
     made = CAM(model, "ScoreCAM", "conv2", batch_size=6)(IMAGES, 1)
-    assert model.seen[1:] == [6, 3, 3, 3, 3]
+    assert model.seen[-5:] == [6, 3, 3, 3, 3]
     assert_close(made, CAM(seeded(SmallCNN()).double(), "ScoreCAM", "conv2")(IMAGES, 1), rtol=0, atol=1e-5)
 
 

@@ -80,7 +80,7 @@ def test_the_first_image_counts_and_only_it_is_shown() -> None:
     model = seeded(SmallCNN())
     runs = count_forwards(model)
     probe(model, {"norm2": model.norm2}, [[1, 2], [3, 4]])
-    assert runs == [1]
+    assert runs == [1, 1]  # the image, and noise
 
 
 def test_all_images_are_shown_where_arguments_belong_to_them() -> None:

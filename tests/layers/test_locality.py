@@ -72,7 +72,7 @@ def test_all_layers_are_tried_at_once_and_those_that_dont_run_are_left_out() -> 
         runs.append(shown)
         return model(shown)
 
-    found = trials(dict(model.named_children()), images(16, 16), forward)
+    found = trials(dict(model.named_children()), images(16, 16), forward, {})
     assert list(found) == ["patch", "layer"]
     assert len(runs) == 3
     right, left = ((run != runs[0]).any(1)[0] for run in runs[1:])
