@@ -53,6 +53,7 @@ from .targets import Logit as Logit
 from .targets import Probability as Probability
 from .targets import SegmentationCategory as SegmentationCategory
 from .targets import Similarity as Similarity
+from .visualize.curve import curve as curve
 from .visualize.grid import grid as grid
 from .visualize.overlay import overlay as overlay
 from .visualize.save import load_raw as load_raw

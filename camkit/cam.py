@@ -125,14 +125,15 @@ class CAM:
         :meth:`explain` checks on every device.
 
         Args:
-            images: (B, C, H, W) or (B, C, D, H, W), floating point, normalised as the model takes them.
+            images: (B, C, H, W), volumes (B, C, D, H, W) or signals (B, C, L), floating point, normalised as the model
+                takes them.
             targets: None for each image's own top class, one class index for all, one per image, a list per image, or
                 callables from one image's output to a scalar in place of indices (see :mod:`camkit.targets`).
             **unknown: names of other packages are answered with the name here.
 
         Returns:
-            (B, H, W) float32 in [0, 1] on the model's device; (B, T, H, W) when ``targets`` holds a list per image, and
-            of a method that finds concepts.
+            (B, H, W) float32 in [0, 1] on the model's device; (B, D, H, W) for volumes, (B, L) for signals. With a T in
+            front of the size when ``targets`` holds a list per image, and of a method that finds concepts.
 
         Raises:
             UsageError: images or targets of the wrong shape, count or range.

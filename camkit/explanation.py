@@ -29,7 +29,7 @@ class Explanation:
     """Maps, and how they were made.
 
     Attributes:
-        maps: (B, T, H, W) float32 in [0, 1], T targets per image ((B, T, D, H, W) for volumes).
+        maps: (B, T, H, W) float32 in [0, 1], T targets per image; (B, T, D, H, W) for volumes, (B, T, L) for signals.
         raw: layer to signed, unnormalised maps (B, T, *spatial) at the layer's resolution.
         logits: (B, K), the model's output for the images as given; (B, 0) where it returns no tensor.
         scores: (B, T), the scores that were explained.
@@ -240,6 +240,8 @@ class Explanation:
     def _maps_of(self, image_index: int) -> Tensor:
         if not -len(self.maps) <= image_index < len(self.maps):
             raise UsageError(f"image_index {image_index} is outside 0..{len(self.maps) - 1}")
+        if self.maps.ndim == 3:
+            raise UsageError("maps of signals have no overlay: camkit.curve(signal, explanation.maps[b, t]) draws one")
         if self.maps.ndim != 4:
             raise UsageError("maps of volumes have no picture: draw a slice, explanation.maps[b, t, d], with overlay()")
         return self.maps[image_index]

@@ -25,7 +25,7 @@ else:
         Int = Float
 
 Images = Float[Tensor, "batch channels *size"]
-"""What the model is called with: normalised images, ``*size`` is (H, W) or (D, H, W)."""
+"""What the model is called with: normalised images, ``*size`` is (H, W), (D, H, W), or (L,) for signals."""
 Activations = Float[Tensor, "batch features *spatial"]
 """A target layer's output after layout: channels first, ``*spatial`` at the layer's resolution."""
 Gradients = Float[Tensor, "targets batch features *spatial"]

@@ -40,6 +40,7 @@ PUBLIC = {
     "methods": ["METHODS", "Method"],
     "smoothing": ["AugSmooth", "EigenSmooth"],
     "targets": ["BinaryLogit", "BoxScore", "Logit", "Probability", "SegmentationCategory", "Similarity"],
+    "visualize.curve": ["curve"],
     "visualize.grid": ["grid"],
     "visualize.overlay": ["overlay"],
     "visualize.save": ["load_raw", "save_picture", "save_raw"],

@@ -103,17 +103,28 @@ class Network:
     def prepare(self, images: Images) -> Images:
         """Check images, and bring them to the model's device and dtype.
 
+        Args:
+            images: (B, C, H, W), volumes (B, C, D, H, W), or signals (B, C, L) of a model without 2-D convolutions in
+                front.
+
         Raises:
-            UsageError: not a tensor, not a floating-point one, an empty batch, or neither 4-D nor 5-D.
+            UsageError: not a tensor, not a floating-point one, an empty batch, or another number of dimensions.
         """
         if not isinstance(images, Tensor):
             raise UsageError(f"images must be a torch.Tensor (B, C, H, W), got {type(images).__name__}")
-        if images.ndim not in (4, 5):
-            hint = "; add the batch dimension: images[None]" if images.ndim == 3 else ""
-            raise UsageError(f"images must be (B, C, H, W) or (B, C, D, H, W), got {tuple(images.shape)}{hint}")
+        first = self._first_convolution
+        if images.ndim not in (4, 5) and not (images.ndim == 3 and (first is None or len(first.kernel_size) == 1)):
+            hint = ""
+            if images.ndim == 3 and first is not None:
+                hint = f"; the first convolution is a {type(first).__name__}: add the batch dimension, images[None]"
+            raise UsageError(
+                f"images must be (B, C, H, W), volumes (B, C, D, H, W) or signals (B, C, L), got "
+                f"{tuple(images.shape)}{hint}"
+            )
         if not images.is_floating_point():
             raise UsageError(f"images must be normalised floats as the model takes them, got {images.dtype}")
-        if images.ndim == 5 and images.shape[2] == 3 and images.shape[1] not in (1, 3, self._channels):
+        channels = None if first is None else first.in_channels
+        if images.ndim == 5 and images.shape[2] == 3 and images.shape[1] not in (1, 3, channels):
             raise UsageError(
                 f"images {tuple(images.shape)} have their frames in front of the colours: camkit takes (B, C, D, H, "
                 "W); wrap the model in a module that exchanges the two"
@@ -124,10 +135,9 @@ class Network:
         return images if parameter is None else images.to(parameter.device, parameter.dtype)
 
     @property
-    def _channels(self) -> int | None:
-        """How many channels the model's first convolution takes, in the order of registration."""
-        first = next((each for each in self.model.modules() if isinstance(each, _ConvNd)), None)
-        return None if first is None else first.in_channels
+    def _first_convolution(self) -> _ConvNd | None:
+        """The first one in the order of registration."""
+        return next((each for each in self.model.modules() if isinstance(each, _ConvNd)), None)
 
     def borrowed(self) -> AbstractContextManager[ModelCache]:
         """Run the model in here; see :func:`camkit.engine.model_state.borrowed`."""

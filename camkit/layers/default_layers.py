@@ -22,7 +22,7 @@ MOST_RESOLUTIONS = 4
 """How many layers are chosen at most for maps of several resolutions; convolutional networks have as many stages."""
 
 
-_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
+_POOLS = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
 
 
 class Choice(NamedTuple):
@@ -195,7 +195,7 @@ def _depends_on_size(candidate: Candidate) -> bool:
     """Whether a layer that can't be laid out might be with images of another size."""
     if isinstance(candidate.problem, TokenGridError):
         return True
-    if isinstance(candidate.module, _POOLS) and candidate.module.output_size in (1, (1, 1), (1, 1, 1)):
+    if isinstance(candidate.module, _POOLS) and candidate.module.output_size in (1, (1,), (1, 1), (1, 1, 1)):
         return False
     shape = candidate.shape
     is_map = candidate.problem is not None and len(shape) > 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 from camkit.compat import tree_leaves, tree_map
 from camkit.engine.hooks import parse_name
 from camkit.engine.tensors import at_least_float32, detached, is_float
-from camkit.errors import LayerError
+from camkit.errors import LayerError, TokenGridError
 from camkit.layers.locality import Trial
 from camkit.layers.names import is_norm
-from camkit.layers.survey import CHANNELS_FIRST, Extra
+from camkit.layers.survey import CHANNELS_FIRST, Extra, is_flat
 from camkit.layers.token_grid import Hints, as_text, is_strided, misfit, token_grids
 from camkit.typing import ReshapeTransform
 
@@ -188,7 +189,7 @@ def _plan(name: str, index: int, tensor: Tensor, context: _Context) -> Layout:
             f"layer {name!r} gives {_shape(tensor)} for a batch of {batch}: its first dimension isn't the batch "
             "(window partitions, or sequence first); choose the layer around it or pass reshape_transform"
         )
-    if tensor.ndim == 3:
+    if tensor.ndim == 3 and not (dimensions == 3 and _channel_axis(context.module, tensor) == 1):
         return _checked(name, _plan_tokens(name, index, tensor, context))
     if tensor.ndim != dimensions:
         raise LayerError(
@@ -199,12 +200,13 @@ def _plan(name: str, index: int, tensor: Tensor, context: _Context) -> Layout:
 
 
 def _plan_tokens(name: str, index: int, tensor: Tensor, context: _Context) -> Layout:
-    shape = tuple(tensor.shape)
-    along = 2 if _channel_axis(context.module, tensor) == 1 else 1
-    layouts = [
-        token_layout(shape, grid, extra, index=index, along=along, is_sure=is_exact)
-        for extra, grid, is_exact in token_grids(name, shape[along], context.size, context.hints)
-    ]
+    shape, axis = tuple(tensor.shape), _channel_axis(context.module, tensor)
+    along = 2 if axis == 1 else 1
+    layouts = _token_layouts(name, shape, index, along, context)
+    if axis is None and is_flat(context.size):  # features of a signal, or its steps, may come first
+        with suppress(TokenGridError):
+            layouts += _token_layouts(name, shape, index, 3 - along, context)
+        layouts.sort(key=lambda layout: misfit(layout.grid, context.size))
     chosen = context.choose([*layouts, *_turned_tokens(name, shape, index, along, context)])
     if chosen is None:
         raise LayerError(
@@ -214,8 +216,21 @@ def _plan_tokens(name: str, index: int, tensor: Tensor, context: _Context) -> La
     return chosen
 
 
+def _token_layouts(name: str, shape: tuple[int, ...], index: int, along: int, context: _Context) -> list[Layout]:
+    """The readings of a sequence, the likeliest first."""
+    readings = token_grids(name, shape[along], context.size, context.hints)
+    if along == 2 and is_flat(context.size):  # a signal's features: only steps
+        readings = [each for each in readings if not sum(each.extra)] or readings
+    return [
+        token_layout(shape, grid, extra, index=index, along=along, is_sure=is_exact)
+        for extra, grid, is_exact in readings
+    ]
+
+
 def _turned_tokens(name: str, shape: tuple[int, ...], index: int, along: int, context: _Context) -> list[Layout]:
     """The readings of a sequence in a network that exchanges the sides of the image."""
+    if len(context.size) < 2 or is_flat(context.size):
+        return []
     size = (*context.size[:-2], context.size[-1], context.size[-2])
     try:
         readings = token_grids(name, shape[along], size, context.hints)

@@ -20,7 +20,7 @@ from camkit.errors import ForwardError, LayerError
 from camkit.layers.layout import Layout, Looks, map_layout, plan, token_layout
 from camkit.layers.locality import Trial, seems_turned, tilted, trials
 from camkit.layers.names import declared_extra_tokens, is_norm
-from camkit.layers.survey import Grid, Survey, survey
+from camkit.layers.survey import Grid, Survey, along_flat, is_flat, survey
 from camkit.layers.token_grid import Hints, misfit
 from camkit.typing import Images, ReshapeTransform
 
@@ -138,7 +138,7 @@ class LayoutFinder:
 
     def _seems_turned(self, name: str, layout: Layout) -> bool:
         image, outputs = self.tilted
-        if name not in outputs or len(self._size) != 2:
+        if name not in outputs or len(self._size) != 2 or min(self._size) < 2:
             return False
         plain = layout.transform(detached(self._forward.outputs[name]))
         made = layout.transform(outputs[name])
@@ -247,6 +247,12 @@ class Rule:
             return Rule(replace(made, is_sure=layout.is_sure), size, strides or self.strides) if fits else None
         along = 3 - layout.axis
         places = shape[along] - sum(layout.extra_tokens)
+        if is_flat(size):
+            shown = along_flat(size, places)
+            made = token_layout(
+                shape, shown, layout.extra_tokens, index=layout.index, along=along, is_sure=layout.is_sure
+            )
+            return Rule(made, size, self.strides) if 1 < places <= max(size) else None
         fitting = {grid for grid in _grids(self.strides, size) if math.prod(grid) == places > 1 and min(grid) > 0}
         if len(fitting) != 1:
             return None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from camkit.compat import float64
 from camkit.engine.hooks import Capture
 from camkit.engine.tensors import floats
-from camkit.layers.survey import noise_like
+from camkit.layers.survey import is_flat, noise_like
 from camkit.typing import Activations, Images
 
 QUARTER = 0.25
@@ -31,6 +31,8 @@ class Trial:
     plain: Any
     right: Any
     left: Any
+    is_flat: bool = False
+    """Whether the images have one side only: halves are tried then."""
 
     @property
     def is_blind(self) -> bool:
@@ -54,19 +56,19 @@ class Trial:
             return None
         if not all(totals):
             return False
-        focus = sum(_largest_quarter(change) for change in changes) / 2
-        if focus < FOCUS:
+        part = 2 * QUARTER if self.is_flat else QUARTER
+        focus = sum(_largest(change, part) for change in changes) / 2
+        if (focus - part) / (1 - part) < (FOCUS - QUARTER) / (1 - QUARTER):
             return None
-        agreement = (sum(_upper_right(change) for change in changes) / 2 - QUARTER) / (focus - QUARTER)
-        return agreement > AGREEMENT
+        found = sum(_upper_right(change, is_flat=self.is_flat) for change in changes) / 2
+        return (found - part) / (focus - part) > AGREEMENT
 
 
 def tilted(images: Images) -> Images:
     """The images with noise in their upper right quarter, and a trace of it everywhere else."""
     noise = noise_like(images)
-    height, width = images.shape[-2] // 2, images.shape[-1] // 2
     share = torch.full_like(images, TRACE)
-    share[..., :height, width:] = 1
+    share[_corners(images)[0]] = 1
     return images + share * (noise - images)
 
 
@@ -90,10 +92,9 @@ def trials(
     """
     plain = noise_like(images)
     inverted = plain.amin() + plain.amax() - plain
-    half_height, half_width = plain.shape[-2] // 2, plain.shape[-1] // 2
     right, left = plain.clone(), plain.clone()
-    right[..., :half_height, half_width:] = inverted[..., :half_height, half_width:]
-    left[..., half_height:, :half_width] = inverted[..., half_height:, :half_width]
+    for changed, corner in zip((right, left), _corners(plain), strict=True):
+        changed[corner] = inverted[corner]
     outputs = []
     with torch.no_grad():
         for shown in (plain, right, left):
@@ -101,27 +102,42 @@ def trials(
                 forward(shown)
             outputs.append(capture.outputs)
     ran = [name for name in outputs[0] if all(name in each for each in outputs)]
-    return {name: Trial(*(each[name] for each in outputs)) for name in ran}
+    flat = is_flat(images.shape[2:])
+    return {name: Trial(outputs[0][name], outputs[1][name], outputs[2][name], flat) for name in ran}
+
+
+def _corners(images: Images) -> tuple[Any, Any]:
+    """Where the upper right and the lower left quarter are, of signals the right and the left half."""
+    height, width = (1 if images.ndim == 3 else images.shape[-2]) // 2, images.shape[-1] // 2
+    right, left = slice(width, None), slice(width)
+    if not width:  # a column
+        return (..., slice(height), slice(None)), (..., slice(height, None), slice(None))
+    if not height:
+        return (..., right), (..., left)
+    return (..., slice(height), right), (..., slice(height, None), left)
 
 
 def _energy(change: Tensor) -> Tensor:
-    """The squared change per position, (H, W), of (B, C, *S)."""
+    """The squared change per position, (H, W), of (B, C, *S); of signals (1, L)."""
     energy = change.square().sum((0, 1))
+    if energy.ndim == 1:
+        return energy[None]
     return energy.sum(0) if energy.ndim == 3 else energy
 
 
-def _upper_right(energy: Tensor) -> float:
-    """The share of the upper right quarter; cells that its border cuts count in part."""
+def _upper_right(energy: Tensor, *, is_flat: bool = False) -> float:
+    """The share of the upper right quarter; cells that its border cuts count in part. Of flat images, of the half."""
     rows, columns = (
-        (side / 2 - torch.arange(side, dtype=energy.dtype, device=energy.device)).clamp(0, 1) for side in energy.shape
+        torch.ones_like(energy[0, :1])
+        if is_flat and side == 1
+        else (side / 2 - torch.arange(side, dtype=energy.dtype, device=energy.device)).clamp(0, 1)
+        for side in energy.shape
     )
     return float((energy * rows[:, None] * columns.flip(0)).sum() / energy.sum())
 
 
-def _largest_quarter(energy: Tensor) -> float:
-    """The share of the quarter of positions with the largest energy, with a fraction of one where four don't divide."""
+def _largest(energy: Tensor, part: float) -> float:
+    """The share of the part of positions with the largest energy, with a fraction of one where it isn't whole."""
     sizes = energy.flatten().sort(descending=True).values
-    counted = (sizes.numel() * QUARTER - torch.arange(sizes.numel(), dtype=sizes.dtype, device=sizes.device)).clamp(
-        0, 1
-    )
+    counted = (sizes.numel() * part - torch.arange(sizes.numel(), dtype=sizes.dtype, device=sizes.device)).clamp(0, 1)
     return float((sizes * counted).sum() / sizes.sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -64,7 +64,7 @@ def survey(model: nn.Module, images: Images, forward: Callable[[Images], Any]) -
     """
     seen = Survey()
     kept: dict[int, list[Tensor]] = {}
-    batch, dimensions = len(images), images.ndim - 2
+    batch, size, dimensions = len(images), tuple(images.shape[2:]), images.ndim - 2
 
     def is_feature(output: Any) -> TypeGuard[Tensor]:
         return is_float(output) and output.ndim > 0 and len(output) == batch
@@ -72,19 +72,23 @@ def survey(model: nn.Module, images: Images, forward: Callable[[Images], Any]) -
     def look(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         for grid in _sizes(args, dimensions):
             seen.grids.setdefault(grid)
+        if is_flat(size) and is_feature(output) and output.ndim == 3 and isinstance(module, CHANNELS_FIRST):
+            seen.grids.setdefault(along_flat(size, output.shape[2]))
         if is_feature(output) and output.ndim == images.ndim:
             if isinstance(module, CHANNELS_FIRST):
                 seen.grids.setdefault(tuple(output.shape[2:]))
             else:
                 seen.other_grids.setdefault(tuple(output.shape[2:]))
                 seen.other_grids.setdefault(tuple(output.shape[1:-1]))
-        if is_feature(output) and output.ndim == 3:
+        if is_feature(output) and output.ndim == 3 and not isinstance(module, CHANNELS_FIRST):
             sequences = kept.setdefault(output.shape[1], [])
             if len(sequences) < _EARLY:
                 sequences.append(output.detach().clone())
 
     def compare(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not is_feature(output) or output.ndim != 3 or not kept.get(output.shape[1]):
+            return
+        if isinstance(module, CHANNELS_FIRST):
             return
         length = output.shape[1]
         before = kept[length].pop(0)
@@ -106,6 +110,16 @@ def survey(model: nn.Module, images: Images, forward: Callable[[Images], Any]) -
     return seen
 
 
+def is_flat(size: Sequence[int]) -> bool:
+    """Whether images have one side only, as signals do."""
+    return sum(side > 1 for side in size) == 1
+
+
+def along_flat(size: Sequence[int], steps: int) -> Grid:
+    """The grid of so many steps along the one side of flat images."""
+    return tuple(steps if side > 1 else 1 for side in size)
+
+
 def noise_like(images: Images) -> Images:
     """Uniform noise in the range of the images, always the same."""
     low, high = images.amin(), images.amax()
@@ -123,6 +137,8 @@ def _ends(same: Tensor) -> Extra | None:
 def _sizes(args: tuple[Any, ...], dimensions: int) -> Iterator[Grid]:
     """Spatial sizes among a module's arguments: a tuple of whole numbers, or successive whole numbers."""
     run: list[int] = []
+    if dimensions == 1:  # any number could be one
+        return
     for argument in (*args, None):
         if isinstance(argument, int) and not isinstance(argument, bool):
             run.append(argument)

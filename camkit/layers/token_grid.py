@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from camkit.errors import TokenGridError
-from camkit.layers.survey import Extra, Grid, Survey
+from camkit.layers.survey import Extra, Grid, Survey, along_flat, is_flat
 
 MAX_EXTRA_TOKENS = 8
 """The most class, distillation and register tokens looked for where the network doesn't tell."""
@@ -68,6 +68,13 @@ def token_grids(name: str, length: int, size: Sequence[int], hints: Hints) -> li
         )
     extras = [(hints.given, 0)] if hints.given is not None else _likely(length, hints.declared, seen)
     found: dict[tuple[Extra, Grid], Reading] = {}
+    if is_flat(size):  # any number of steps can be laid out: those that a convolution made are likelier
+        more = [(count, 0) for count in range(MAX_EXTRA_TOKENS + 1)] if hints.given is None else []
+        fitting = [each for each in more if along_flat(size, length - sum(each)) in seen.grids]
+        for extra in (*fitting, *extras):
+            grid = along_flat(size, length - sum(extra))
+            if 1 < math.prod(grid) <= max(size):
+                found.setdefault((extra, grid), Reading(extra, grid, is_exact=True))
     for grids in (_seen, _exact_or_probable, _possible):
         for extra in extras:
             for grid in grids(length - sum(extra), size, seen):
@@ -87,6 +94,7 @@ def misfit(grid: Sequence[int], size: Sequence[int]) -> int:
     pairs = sorted(zip(grid, size, strict=True), key=lambda pair: pair[1])
     if any(cells > length for cells, length in pairs):
         return 2
+    pairs = [pair for pair in pairs if pair != (1, 1)] or pairs
     # Sides are treated alike: equal ones have as many cells, a longer one no fewer.
     for (cells, length), (more_cells, longer) in pairwise(pairs):
         if cells > more_cells or (length == longer and cells != more_cells):
@@ -155,7 +163,7 @@ def _rounded(size: Grid) -> dict[int, Grid]:
 
 def _possible(tokens: int, size: Grid, seen: Survey) -> Iterator[Grid]:
     """The grid of a rounded stride, else the only best factorisation; not of volumes: time has its own stride."""
-    if len(size) > 2 or tokens < 1:
+    if len(size) != 2 or is_flat(size) or tokens < 1:
         return
     rounded = _rounded(size).get(tokens)
     if rounded:

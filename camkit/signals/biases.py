@@ -12,6 +12,7 @@ from camkit.engine.listeners import Affine
 from camkit.engine.tensors import at_least_float32
 from camkit.errors import LayerError, TokenGridError
 from camkit.layers.feature_maps import FeatureMaps
+from camkit.layers.survey import along_flat, is_flat
 from camkit.layers.token_grid import misfit, token_grids
 from camkit.typing import Activations
 
@@ -55,6 +56,9 @@ def _layout(features: FeatureMaps, path: tuple[str, ...], affine: Affine) -> Cal
     if len(shape) == images.ndim:
         grid = (*shape[1:axis], *shape[axis + 1 :])
         return None if prod(grid) < 2 or misfit(grid, size) == 2 else lambda tensor: tensor.movedim(axis, 1)
+    if len(shape) == 3 and axis == 1 and is_flat(size):  # a signal's, in an image of one row
+        places = along_flat(size, shape[2])
+        return None if shape[2] < 2 else lambda tensor: torch.unflatten(tensor, 2, places)
     if len(shape) != 3 or axis != 2:
         return None
     try:
