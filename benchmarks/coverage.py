@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 import camkit
-from benchmarks.families import ECOSYSTEMS, Built, Case
+from benchmarks.families import Built, Case
+from benchmarks.others import ECOSYSTEMS
 from benchmarks.provenance import RESULTS, machine
 from camkit.compat import tree_leaves, tree_map
 from camkit.models.torchvision_shim import ensure_torchvision
@@ -129,14 +130,15 @@ def row_of(case: Case) -> Row:
 
 def explained(label: tuple[str, str, str], built: Built) -> Row:
     """Explain the photograph with no flags, and judge."""
-    model, image, output = built
+    model, image = built.model, built.image
     with torch.inference_mode():
-        _, plain = _timed(lambda: model(image))
-    cam = camkit.CAM(model, output=output)
-    layers, probing = _timed(lambda: cam.target_layers(image))
-    explanation, explaining = _timed(lambda: cam.explain(image))
+        _, plain = _timed(lambda: built.run(image))
+    settings: dict[str, Any] = {"output": built.output, **built.settings}
+    cam = camkit.CAM(model, **settings)
+    layers, probing = _timed(lambda: cam.target_layers(image, built.target))
+    explanation, explaining = _timed(lambda: cam.explain(image, built.target))
     (name, layer), raw = next(iter(layers.items())), explanation.raw[explanation.layers[0]][0, 0]
-    found = by_hand(model, layer, image, tuple(raw.shape))
+    found = by_hand(built, layer, tuple(raw.shape))
     scale = raw.abs().max().item() or 1.0
     row = Row(
         *label,
@@ -152,16 +154,15 @@ def explained(label: tuple[str, str, str], built: Built) -> Row:
         rectified_empty=bool(explanation.empty),
         seconds=(plain, probing, explaining),
     )
-    reasons = _objections(
-        row, bool(raw.isfinite().all()), int(torch.as_tensor(explanation.targets)[0, 0]), found.category
-    )
+    category = found.category if built.target else int(torch.as_tensor(explanation.targets)[0, 0])
+    reasons = _objections(row, bool(raw.isfinite().all()), category, found.category, is_one_row=built.is_one_row)
     return replace(row, verdict="FAIL", reason="; ".join(reasons)) if reasons else row
 
 
-def _objections(row: Row, finite: bool, category: int, first: int) -> list[str]:  # noqa: FBT001
+def _objections(row: Row, finite: bool, category: int, first: int, *, is_one_row: bool) -> list[str]:  # noqa: FBT001
     checks = {
         "the map isn't finite": finite,
-        f"a {_times(row.grid)} grid isn't the photograph's shape": _fits(row.grid, row.input[2:]),
+        f"a {_times(row.grid)} grid isn't the photograph's shape": _fits(row.grid, row.input[2:]) or is_one_row,
         f"the map is the same everywhere (spread {row.spread:.1g})": row.spread > SPREAD,
         f"it is for class {category}, the network puts {first} first": category == first,
         f"a gradient reaches {row.live} position{'s' * (row.live != 1)} of {row.layer}": row.live > 1,
@@ -178,31 +179,41 @@ class ByHand(NamedTuple):
     live: int
 
 
-def by_hand(model: nn.Module, layer: nn.Module, image: Tensor, grid: tuple[int, ...]) -> ByHand:
-    """GradCAM of the top class at ``layer``.
+def by_hand(built: Built, layer: nn.Module, grid: tuple[int, ...]) -> ByHand:
+    """GradCAM of the top class, or of the target, at ``layer``.
 
     Nothing of camkit's takes part: neither its hooks nor its layouts nor its reading of what the model returns.
     """
-    kept: list[Tensor] = []
+    calls: list[list[Tensor]] = []
 
     def keep(_: nn.Module, __: Any, output: Any) -> Any:
-        kept[:] = [leaf.detach().clone().requires_grad_() for leaf in tree_leaves(output) if _holds(leaf, grid)]
+        kept = [leaf.detach().clone().requires_grad_() for leaf in tree_leaves(output) if _holds(leaf, grid)]
+        calls.append(kept)
         roots = iter(kept)
         return tree_map(lambda leaf: next(roots).clone() if _holds(leaf, grid) else leaf, output)
 
     handle = layer.register_forward_hook(keep)
     try:
-        output = model(image.clone())
+        output = built.run(built.image.clone())
     finally:
         handle.remove()
-    logits = torch.stack(_scores(output)).sum(0)[0]
-    category = int(logits.argmax())
-    gradients = torch.autograd.grad(logits[category], kept, allow_unused=True)
+    part = built.settings.get("output")
+    if part is not None:
+        output = output[part]
+    if built.target:
+        category, score = 0, built.target(output[0])
+    else:
+        logits = torch.stack(_scores(output)).sum(0)[0]
+        category = int(logits.argmax())
+        score = logits[category]
+    kept = calls[built.call]
+    gradients = torch.autograd.grad(score, kept, allow_unused=True)
     activations, gradient = next((a, g) for a, g in zip(kept, gradients, strict=True) if g is not None)
     places, slopes = _places(activations.detach(), grid), _places(gradient, grid)
     largest = slopes.abs().amax(0)
     live = int((largest > LIVE * gradient.abs().max()).sum())
-    return ByHand(category, (slopes.mean(1) @ places).reshape(grid), live)
+    made = (slopes.mean(1) @ places).reshape(grid[::-1] if built.is_turned else grid)
+    return ByHand(category, made.T if built.is_turned else made, live)
 
 
 def _scores(output: Any) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,11 +20,32 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Built(NamedTuple):
-    """A network, the cat as it takes it (1, 3, H, W), and what camkit's adapter makes logits of its output with."""
+    """A network, and what it is asked.
+
+    Attributes:
+        model: the network.
+        image: the cat as it takes it, (1, 3, H, W).
+        output: what camkit's adapter makes logits of its output with.
+        target: a score of a row of the output, in place of the top class.
+        settings: of the CAM.
+        call: which call of the layer sees the image, where it runs several times.
+        is_turned: whether the network works on the image with its sides exchanged.
+        is_one_row: whether the network makes one row of the image by design.
+    """
 
     model: nn.Module
     image: Tensor
     output: Callable[[Any], Any] | None = None
+    target: Callable[[Any], Tensor] | None = None
+    settings: Mapping[str, Any] = {}
+    call: int = -1
+    is_turned: bool = False
+    is_one_row: bool = False
+
+    def run(self, image: Tensor) -> Any:
+        """The network's output."""
+        given, argument = self.settings.get("forward_kwargs", {}), self.settings.get("image_argument")
+        return self.model(image, **given) if argument is None else self.model(**{argument: image}, **given)
 
 
 @dataclass(frozen=True)
@@ -41,7 +62,7 @@ class Case:
         with torch.random.fork_rng():
             torch.manual_seed(0)  # for what stays as its constructor drew it
             built = BUILDERS[self.ecosystem](self.model, folder)
-        enliven(built.model, built.image)
+        enliven(built.model, built.image, run=built.run)
         return built
 
 
@@ -165,7 +186,7 @@ def _from_timm(name: str, _: Path) -> Built:
     # Self-supervised backbones come without a head unless they are told how many classes there are.
     model: nn.Module = timm.create_model(name, pretrained=False, num_classes=1000)
     config = timm.data.resolve_model_data_config(model)
-    return Built(model, _cat(config["input_size"][-1], config["mean"], config["std"]))
+    return Built(model, cat(config["input_size"][-1], config["mean"], config["std"]))
 
 
 def torchvision_cases() -> Iterator[Case]:
@@ -190,7 +211,7 @@ def _from_torchvision(name: str, _: Path) -> Built:
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     model: nn.Module = models.get_model(name, weights=None, **options)
     transform = models.get_model_weights(name).DEFAULT.transforms()
-    return Built(model, _cat(transform.crop_size[0], transform.mean, transform.std))
+    return Built(model, cat(transform.crop_size[0], transform.mean, transform.std))
 
 
 SMALL_VIT = {
@@ -221,10 +242,10 @@ def _from_transformers(name: str, _: Path) -> Built:
     family = name.removesuffix("ForImageClassification")
     config = getattr(transformers, f"{family}Config")(**TRANSFORMERS[family])
     model: nn.Module = getattr(transformers, name)(config)
-    return Built(model, _cat(getattr(config, "image_size", 224), IMAGENET_MEAN, IMAGENET_STD))
+    return Built(model, cat(getattr(config, "image_size", 224), IMAGENET_MEAN, IMAGENET_STD))
 
 
-def _cat(size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def cat(size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """The middle of the photograph; ``mean`` and ``std`` are for pixels from 0 to 1."""
     to_pixels = 255 * torch.tensor((mean, std))[:, :, None, None]
     return normalised(size, *to_pixels)[:1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import cv2
@@ -61,7 +61,7 @@ def randomise(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def enliven(model: nn.Module, image: Tensor, *, seed: int = 0) -> nn.Module:
+def enliven(model: nn.Module, image: Tensor, *, seed: int = 0, run: Callable[[Tensor], Any] | None = None) -> nn.Module:
     """Give ``model`` seeded weights with which ``image`` keeps ordinary activations and gradients in every layer.
 
     Weights are drawn per kind of layer; what a fresh network switches off (class tokens, position tables and biases at
@@ -70,6 +70,12 @@ def enliven(model: nn.Module, image: Tensor, *, seed: int = 0) -> nn.Module:
     norms to the statistics of what they get. One image alone, as over several of them the variance would be theirs:
     attention that nobody trained mixes the places of an image until they look alike, and only centring each layer on
     that image keeps them, and the signs of their evidence, apart.
+
+    Args:
+        model: changed in place.
+        image: what runs.
+        seed: of the weights.
+        run: runs the model, where that takes more than the image.
 
     Returns:
         ``model``, in eval mode.
@@ -80,7 +86,7 @@ def enliven(model: nn.Module, image: Tensor, *, seed: int = 0) -> nn.Module:
             randomise(module)
         for parameter in model.parameters():
             _switch_on(parameter)
-        _calibrate(model.eval(), image)
+        _calibrate(model.eval(), partial(run or model, image))
     return model
 
 
@@ -95,7 +101,7 @@ def _switch_on(parameter: nn.Parameter) -> None:
         nn.init.normal_(parameter, std=0.1 if parameter.numel() > 1 else 0.5)
 
 
-def _calibrate(model: nn.Module, image: Tensor) -> None:
+def _calibrate(model: nn.Module, run: Callable[[], Any]) -> None:
     done = set()
 
     def adjust(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor | None:
@@ -114,7 +120,7 @@ def _calibrate(model: nn.Module, image: Tensor) -> None:
     layers = [module for module in model.modules() if isinstance(module, _ConvNd | nn.Linear | _BatchNorm)]
     handles = [layer.register_forward_hook(adjust, with_kwargs=True) for layer in layers]
     try:
-        model(image)
+        run()
     finally:
         for handle in handles:
             handle.remove()

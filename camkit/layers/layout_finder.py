@@ -19,7 +19,7 @@ from camkit.engine.tensors import detached, floats
 from camkit.errors import ForwardError, LayerError
 from camkit.layers.layout import Layout, Looks, map_layout, plan, token_layout
 from camkit.layers.locality import Trial, seems_turned, tilted, trials
-from camkit.layers.names import declared_extra_tokens, is_norm
+from camkit.layers.names import backbone_modules, declared_extra_tokens, is_norm
 from camkit.layers.survey import Grid, Survey, along_flat, is_flat, survey
 from camkit.layers.token_grid import Hints, misfit
 from camkit.typing import Images, ReshapeTransform
@@ -165,20 +165,24 @@ class LayoutFinder:
         return None
 
     def _up_to(self, name: str) -> dict[str, Trial]:
-        """The locality test of all norm layers up to a layer, in the order of execution."""
+        """The locality test of the backbone's norm layers up to a layer, in the order of execution."""
+        names = list(self._wide_trials)
+        return {each: self._wide_trials[each] for each in names[: names.index(name) + 1]} if name in names else {}
+
+    @cached_property
+    def _wide_trials(self) -> Mapping[str, Trial]:
+        """The locality test of the forward's layers and of the backbone's norm layers."""
         forward = self._forward
-        norms = {each: module for each, module in forward.network.model.named_modules() if is_norm(module)}
-        layers, calls = {**norms, name: forward.layers[name]}, forward.calls
-        found = self._trials
-        if not set(layers) <= set(forward.outputs):
-            try:
-                found = alone_or_whole(
-                    forward.network, lambda image: trials(layers, self._sample(image), forward.call, calls)
-                )
-            except ForwardError:  # the network takes no noise
-                return {}
-        names = list(found)
-        return {each: found[each] for each in names[: names.index(name) + 1]} if name in found else {}
+        modules = backbone_modules(forward.network.model)
+        layers = {**{name: module for name, module in modules.items() if is_norm(module)}, **forward.layers}
+        if set(layers) == set(forward.layers):
+            return self._trials
+        try:
+            return alone_or_whole(
+                forward.network, lambda image: trials(layers, self._sample(image), forward.call, forward.calls)
+            )
+        except ForwardError:  # the network takes no noise
+            return {}
 
     def keeps_places(self, name: str) -> bool | None:
         """Whether what layer ``name`` returned follows the places of the images; None if that can't be told."""
