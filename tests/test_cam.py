@@ -292,7 +292,7 @@ class TestInputs:
     @pytest.mark.parametrize(
         ("images", "message"),
         [
-            (IMAGES[0], r"images must be .*got \(3, 16, 16\); add the batch dimension: images\[None\]"),
+            (IMAGES[0], r"images must be .*got \(3, 16, 16\); .* a Conv2d: add the batch dimension, images\[None\]"),
             (IMAGES[0, 0], r"images must be .*got \(16, 16\)"),
             (IMAGES[:0], r"images are empty: \(0, 3, 16, 16\)"),
             ((IMAGES * 50).byte(), "normalised floats as the model takes them, got torch.uint8"),

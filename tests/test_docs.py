@@ -145,7 +145,10 @@ def subjects(batch: int) -> dict[str, Any]:
     torch.manual_seed(0)
     images = torch.rand(batch, 3, 32, 32)
     picture = (255 * images[0].permute(1, 2, 0).numpy()).astype(np.uint8)
-    return {"model": Stages().eval(), "vit": Tokens().eval(), "images": images, "image": picture}
+    known = {"model": Stages().eval(), "vit": Tokens().eval(), "images": images, "image": picture}
+    beats = nn.Sequential(nn.Conv1d(2, 8, 5, stride=2), nn.BatchNorm1d(8), nn.ReLU(), nn.AdaptiveAvgPool1d(1))
+    network = nn.Sequential(beats, nn.Flatten(), nn.Linear(8, CLASSES)).eval()
+    return {**known, "network": network, "signals": torch.rand(2, 2, 200)}
 
 
 class Stages(nn.Module):

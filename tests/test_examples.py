@@ -38,6 +38,8 @@ def namespace() -> dict[str, Any]:
         "vit": seeded(SmallViT((32, 32))),
         "images": torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
         "photo": np.zeros((32, 32, 3), np.uint8),
+        "network": seeded(nn.Sequential(nn.Conv1d(2, 8, 5), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())),
+        "signals": torch.randn(2, 2, 100, generator=torch.Generator().manual_seed(0)),
     }
 
 

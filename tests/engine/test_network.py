@@ -153,7 +153,7 @@ class TestImages:
         ("images", "message"),
         [
             (IMAGES.numpy(), "images must be a torch.Tensor (B, C, H, W), got ndarray"),
-            (IMAGES[0], "images must be (B, C, H, W) or (B, C, D, H, W), got (3, 16, 16); add the batch dimension"),
+            (IMAGES[0], "images must be (B, C, H, W), volumes (B, C, D, H, W) or signals (B, C, L), got (3, 16, 16)"),
             ((IMAGES * 50).byte(), "images must be normalised floats as the model takes them, got torch.uint8"),
             (torch.zeros(1, 8, 3, 16, 16), "images (1, 8, 3, 16, 16) have their frames in front of the colours"),
             (IMAGES[:0], "images are empty: (0, 3, 16, 16)"),
