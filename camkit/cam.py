@@ -290,34 +290,50 @@ def _explain(
     reduction: Reduction | None,
     check: bool,
 ) -> list[Explanation]:
-    """From images to maps: record one forward, compute signals, apply the methods to them, finish their maps."""
+    """From images to maps: record one forward, lay out what the layers returned, apply the methods."""
     recording = Recording()
     for method in methods:
         recording |= method.need.records
     blocks = _attention_blocks(network, images, methods, layers) if recording.attention else {}
     modules = {**{layer.name: layer.module for layer in chosen}, **blocks}
     with record(network, images, modules, targets, recording) as forward:
-        if layers.settle_calls(forward):
-            return _explain(network, images, targets, methods, layers, chosen, reduction=reduction, check=check)
-        features = layers.lay_out(forward, chosen, blocks)
-        if check:
-            require_finite(forward.scores)
-        applications = [Application(method, reduction, check=check) for method in methods]
-        for need, signal in Signals(features, check=check).compute(method.need for method in methods):
-            for application in applications:
-                if application.method.need == need:
-                    application.add(signal)
-        explanations = []
+        if not layers.settle_calls(forward):
+            features = layers.lay_out(forward, chosen, blocks)
+            return _applied(features, methods, layers, chosen, list(blocks), reduction=reduction, check=check)
+    # A name means another call of its layer than the one that was recorded.
+    return _explain(network, images, targets, methods, layers, chosen, reduction=reduction, check=check)
+
+
+def _applied(
+    features: FeatureMaps,
+    methods: Sequence[Method],
+    layers: TargetLayers,
+    chosen: Sequence[TargetLayer],
+    blocks: Sequence[str],
+    *,
+    reduction: Reduction | None,
+    check: bool,
+) -> list[Explanation]:
+    """From feature maps to explanations: compute signals, apply the methods to them, finish their maps."""
+    forward = features.forward
+    if check:
+        require_finite(forward.scores)
+    applications = [Application(method, reduction, check=check) for method in methods]
+    for need, signal in Signals(features, check=check).compute(method.need for method in methods):
         for application in applications:
-            result = application.result(forward.count)
-            explanation = _finished(application.method, result, features, chosen, list(blocks), layers.num_extra_tokens)
-            for name, concepts in (result.concepts or {}).items():
-                if forward.asks_for_no_class:
-                    explanation = explanation.replace(targets=tuple(row * len(concepts) for row in forward.chosen))
-                    continue
-                found, scores = name_concepts(features, name, concepts)
-                explanation = explanation.replace(targets=found, scores=scores)
-            explanations.append(explanation)
+            if application.method.need == need:
+                application.add(signal)
+    explanations = []
+    for application in applications:
+        result = application.result(forward.count)
+        explanation = _finished(application.method, result, features, chosen, blocks, layers.num_extra_tokens)
+        for name, concepts in (result.concepts or {}).items():
+            if forward.asks_for_no_class:
+                explanation = explanation.replace(targets=tuple(row * len(concepts) for row in forward.chosen))
+                continue
+            found, scores = name_concepts(features, name, concepts)
+            explanation = explanation.replace(targets=found, scores=scores)
+        explanations.append(explanation)
     return explanations
 
 

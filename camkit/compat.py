@@ -85,14 +85,47 @@ def eager(*, is_compiled: bool) -> AbstractContextManager[Any]:
     if "torch._dynamo" not in sys.modules:  # which whoever compiles anything imports
         return nullcontext()
     if hasattr(torch.compiler, "set_stance"):
-        stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-        return stance
+        return _uncompiled()
     if is_compiled:
         raise UsageError(
             f"the model has compiled modules inside, which torch before 2.6 can't run uncompiled (this is "
             f"{torch.__version__}): pass the model as it was before torch.compile"
         )
     return nullcontext()
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    _STANCE.leave()
+    try:
+        yield
+    finally:
+        _STANCE.back()
+
+
+class _Stance:
+    """torch's stance towards compiled code, shared by all threads: eager as long as anybody wants it so."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._users = 0
+        self._eager: AbstractContextManager[Any] = nullcontext()
+
+    def leave(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._eager = torch.compiler.set_stance("force_eager")
+                self._eager.__enter__()
+            self._users += 1
+
+    def back(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._eager.__exit__(None, None, None)
+
+
+_STANCE = _Stance()
 
 
 def hooked_transformers(model: nn.Module) -> AbstractContextManager[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ import camkit
 from camkit import CAM, METHODS, AugSmooth
 from camkit.compat import torch_version
 from camkit.errors import ForwardError, LayerError, UsageError
+from camkit.layers.target_layers import kind_of
 from tests.engine.test_model_state import assert_unchanged, state
 from tests.helpers.by_hand import gradcam, of_class
 from tests.helpers.networks import SmallCNN, seeded
@@ -389,3 +391,39 @@ def test_a_part_that_is_torchscript() -> None:
             return logits
 
     assert "'net' is TorchScript" in refusal(CAM(Holds().eval(), "LayerCAM"), LayerError, IMAGES)
+
+
+@pytest.mark.skipif(torch_version() < (2, 6), reason="torch before 2.6 has no stance")
+def test_threads_leave_torchs_stance_as_it_was() -> None:
+    from torch._dynamo import eval_frame
+
+    before = eval_frame._stance.stance
+    models = [seeded(SmallCNN()) for _ in range(3)]
+
+    def work(model: nn.Module) -> None:
+        for _ in range(10):
+            CAM(model, "LayerCAM", "norm2")(IMAGES, 1)
+
+    threads = [Thread(target=work, args=(model,)) for model in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert eval_frame._stance.stance == before
+
+
+def test_functions_that_call_themselves_or_hold_words() -> None:
+    def walk(output: Any) -> Tensor:
+        return output[1] if isinstance(output, Tensor) else walk(output[0])
+
+    model = seeded(SmallCNN())
+    assert CAM(model)(IMAGES, walk).shape == (3, 32, 32)
+    first, second = (kind_of(lambda output, key=key: output[key]) for key in ("a", "b"))
+    assert first != second
+
+
+def test_segmentation_in_half_precision_asks_for_no_class() -> None:
+    model = seeded(Heads("map")).to(torch.bfloat16)
+    with torch.no_grad():
+        model.norm2.weight.mul_(1e30)
+    assert CAM(model, "EigenCAM", "conv1").explain(IMAGES.to(torch.bfloat16)).maps.isfinite().all()

@@ -39,10 +39,12 @@ class Calls(NamedTuple):
     """What is known of a layer that runs several times in a forward.
 
     Attributes:
+        runs: how many calls there were.
         shown: the number of the call that the bare name means.
         others: the numbers of those that could have been meant instead.
     """
 
+    runs: int
     shown: int
     others: tuple[int, ...] = ()
 
@@ -165,7 +167,8 @@ class Network:
     @property
     def arguments(self) -> Hashable:
         """The keyword arguments as far as what is found out about the network may depend on them: kinds, not values."""
-        return tuple((name, _described(value)) for name, value in self.forward_kwargs.items())
+        given = tuple((name, _described(value)) for name, value in self.forward_kwargs.items())
+        return self.image_argument, *given
 
     def shown_calls(self, names: Iterable[str], cache: ModelCache) -> dict[str, int]:
         """Of layers that run several times in a forward, the number of the call that each name means, where known."""
@@ -215,7 +218,7 @@ def _described(value: Any) -> Hashable:
         return tuple((str(name), _described(each)) for name, each in value.items())
     if isinstance(value, list | tuple):
         return type(value), *map(_described, value)
-    if isinstance(value, str | int | float | None):
+    if isinstance(value, str | int | float | None | Enum | torch.dtype):
         return value
     return type(value).__qualname__
 

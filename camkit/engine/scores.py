@@ -24,8 +24,8 @@ class NoClass:
     """
 
     def __call__(self, row: Any) -> Tensor:
-        """The sum of all numbers in one image's part of the output."""
-        found = [leaf.sum() for leaf in floats(_as_tree(row))]
+        """The sum of all finite numbers in one image's part of the output."""
+        found = [leaf.float().where(leaf.isfinite(), 0).sum() for leaf in floats(_as_tree(row))]
         if not found:
             raise UsageError("the model returns no floating-point tensor")
         return torch.stack([each.to(found[0]) for each in found]).sum()

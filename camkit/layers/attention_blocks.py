@@ -47,12 +47,13 @@ def attention_blocks(network: Network, images: Images) -> tuple[str, ...]:
     Raises:
         LayerError: there are none.
     """
-    size = tuple(images.shape[1:])
+    about = "attention blocks", network.arguments
+    here = *about, tuple(images.shape[1:])
     with network.borrowed() as cache:
-        found: Blocks | None = cache.find("attention blocks") or cache.find(("attention blocks", size))
+        found: Blocks | None = cache.find(about) or cache.find(here)
         if found is None:
             found = _find(network, images)
-            cache.keep("attention blocks" if found.at_any_size else ("attention blocks", size), found)
+            cache.keep(about if found.at_any_size else here, found)
     return found.names
 
 
@@ -83,7 +84,10 @@ def _of_encoder(forward: Forward) -> list[Attention]:
     """The attentions in front of a decoder, whose first one attends among learned queries, whatever the images."""
     heard = forward.heard.attention
     try:
-        with record(forward.network, noise_like(forward.images), {}, recording=Recording(attention=True)) as other:
+        with (
+            forward.autocast(),
+            record(forward.network, noise_like(forward.images), {}, recording=Recording(attention=True)) as other,
+        ):
             noise = other.heard.attention
     except ForwardError:  # the network takes no noise
         return heard

@@ -30,15 +30,14 @@ def settle_calls(forward: Forward, finder: LayoutFinder) -> bool:
         Whether a name means another call than the one that the forward has, so that it must run again.
     """
     with forward.network.borrowed() as cache:
-        repeated = [
-            name
-            for name, count in forward.counts.items()
-            if count > 1 and name not in forward.calls and parse_name(name).call is None
-        ]
-        for name in repeated:
-            calls = _find(forward, finder, name)
-            cache.keep(("calls", name, forward.network.arguments), calls)
-    return bool(repeated)
+        unknown = []
+        for name, count in forward.counts.items():
+            known: Calls | None = cache.find(("calls", name, forward.network.arguments))
+            if parse_name(name).call is None and count != (known.runs if known else 1):
+                unknown.append(name)
+        for name in unknown:
+            cache.keep(("calls", name, forward.network.arguments), _find(forward, finder, name))
+    return bool(unknown)
 
 
 def other_calls(forward: Forward) -> dict[str, tuple[str, ...]]:
@@ -67,16 +66,21 @@ def _find(forward: Forward, finder: LayoutFinder, name: str) -> Calls:
     except ForwardError:  # the network takes no noise
         depending = list(range(count))
     if len(depending) < 2:
-        return Calls(depending[0] if depending else count - 1)
+        return Calls(count, depending[0] if depending else count - 1)
     with changing(module, depending[0], lambda leaf: leaf + noise_like(leaf)):
         behind = _different(seen, _outputs(module, count, images, call))
     if set(depending) <= set(behind):
-        return Calls(depending[-1])
+        return Calls(count, depending[-1])
     names = {f"{name}@{number}": number for number in depending}
-    with record(forward.network, images, dict.fromkeys(names, module), forward.wanted, copies=True) as each:
+    with (
+        forward.autocast(),
+        record(forward.network, images, dict.fromkeys(names, module), forward.wanted, copies=True) as each,
+    ):
         beside = finder.of_forward(each)
-        fitting = [number for one, number in names.items() if beside.keeps_places(one) is not False] or depending
-    return Calls(fitting[-1], tuple(fitting[:-1]))
+        fitting = [one for one in names if beside.keeps_places(one) is not False]
+        upright = [one for one in fitting if not any(layout.is_turned for layout in beside.of(one).values())]
+        numbers = [names[one] for one in upright or fitting] or depending
+    return Calls(count, numbers[-1], tuple(numbers[:-1]))
 
 
 def _outputs(

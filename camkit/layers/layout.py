@@ -15,7 +15,7 @@ from camkit.compat import tree_leaves, tree_map
 from camkit.engine.hooks import parse_name
 from camkit.engine.tensors import at_least_float32, detached, is_float
 from camkit.errors import LayerError, TokenGridError
-from camkit.layers.locality import Trial
+from camkit.layers.locality import STRONG, Trial
 from camkit.layers.names import is_norm
 from camkit.layers.survey import CHANNELS_FIRST, Extra, is_flat
 from camkit.layers.token_grid import Hints, as_text, is_strided, misfit, token_grids
@@ -114,11 +114,12 @@ class Looks:
 
     Attributes:
         seems_turned: whether a layout shows a change in the wrong corner, by a quick look.
-        neighbours: the locality test's verdict on layers of the same length in front, for what it can't tell.
+        neighbours: what layers of the same length in front show of a layout, and whether the layer's own verdict may be
+            chance.
     """
 
     seems_turned: Callable[[Layout], bool] = lambda layout: False
-    neighbours: Callable[[Layout], bool | None] = lambda layout: None
+    neighbours: Callable[[Layout, bool], bool | None] = lambda layout, is_own_weak: None
 
 
 @dataclass(frozen=True)
@@ -144,17 +145,30 @@ class _Context:
         trial = self.trial()
         if trial is None:
             return layouts[0] if layouts else None
-        verdicts = [trial.verdict(layout) for layout in layouts]
+        verdicts = [self._verdict(trial, layout) for layout in layouts]
         if True not in verdicts and None in verdicts:
             pairs = zip(layouts, verdicts, strict=True)
-            verdicts = [self.looks.neighbours(layout) if verdict is None else verdict for layout, verdict in pairs]
+            verdicts = [
+                self.looks.neighbours(layout, False) if verdict is None else verdict for layout, verdict in pairs
+            ]
         if True in verdicts:
             return replace(layouts[verdicts.index(True)], is_sure=True)
         if None not in verdicts:
             return None
         left = layouts[verdicts.index(None)]
-        is_blind = left.form == "tokens" and left.shape[3 - (left.axis or 2)] in self.hints.survey().blind
-        return replace(left, is_sure=left.is_sure and not is_blind)
+        return replace(left, is_sure=left.is_sure and not self._may_be_blind(left))
+
+    def _verdict(self, trial: Trial, layout: Layout) -> bool | None:
+        """The locality test's, if need be with the neighbours'."""
+        found = trial.verdict(layout)
+        if not found or layout.form != "tokens" or trial.verdict(layout, STRONG):
+            return found
+        others = self.looks.neighbours(layout, True)
+        return False if others is False else found if others or not self._may_be_blind(layout) else None
+
+    def _may_be_blind(self, layout: Layout) -> bool:
+        """Whether there are sequences of that length that have nothing to do with the image."""
+        return layout.form == "tokens" and layout.shape[3 - (layout.axis or 2)] in self.hints.survey().blind
 
 
 def _branches(name: str, tensors: Sequence[tuple[int, Tensor]], context: _Context) -> dict[str, Layout]:

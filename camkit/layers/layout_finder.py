@@ -18,7 +18,7 @@ from camkit.engine.rerun import alone_or_whole
 from camkit.engine.tensors import detached, floats
 from camkit.errors import ForwardError, LayerError
 from camkit.layers.layout import Layout, Looks, map_layout, plan, token_layout
-from camkit.layers.locality import Trial, seems_turned, tilted, trials
+from camkit.layers.locality import STRONG, Trial, seems_turned, tilted, trials
 from camkit.layers.names import backbone_modules, declared_extra_tokens, is_norm
 from camkit.layers.survey import Grid, Survey, along_flat, is_flat, survey
 from camkit.layers.token_grid import Hints, misfit
@@ -68,6 +68,7 @@ class LayoutFinder:
         about = (
             name,
             forward.calls.get(name),
+            forward.network.arguments,
             self._num_extra_tokens,
             by_batch,
             tuple(leaf.ndim for leaf in leaves),
@@ -100,7 +101,7 @@ class LayoutFinder:
     def _survey(self) -> Survey:
         network, call = self._forward.network, self._forward.call
         with network.borrowed() as cache:
-            key = ("survey", tuple(self._forward.images.shape[1:]))
+            key = ("survey", network.arguments, tuple(self._forward.images.shape[1:]))
             find = partial(alone_or_whole, network, lambda image: survey(network.model, self._sample(image), call))
             return cache.remember(key, find)
 
@@ -144,25 +145,31 @@ class LayoutFinder:
         made = layout.transform(outputs[name])
         return seems_turned(made - (plain if image is None else plain[:1]))
 
-    def _neighbours(self, name: str, layout: Layout) -> bool | None:
+    def _neighbours(self, name: str, layout: Layout, is_own_weak: bool = False) -> bool | None:  # noqa: FBT001
         """What the nearest norm layer in front of a layer shows, among those with as many tokens.
 
         A sequence keeps its order from layer to layer. So places are places behind a layer where they are, and nothing
-        behind one that has nothing to do with the image (learned queries, latents).
+        behind one that has nothing to do with the image (learned queries, latents). Where none shows it clearly they
+        vote: a layer's own weak verdict, which may be chance, can be outvoted; no verdict at all can't.
         """
         index = layout.index or 0
 
         def transform(leaf: Tensor) -> Tensor:
             return layout.transform([leaf] * (index + 1))
 
+        votes = []
         for each, trial in reversed(self._up_to(name).items()):
             leaf = trial.plain
             if each != name and isinstance(leaf, Tensor) and leaf.shape[1:2] == layout.shape[1:2]:
                 if trial.is_blind:
                     return False
-                if trial.verdict(transform):
+                if trial.verdict(transform, STRONG):
                     return True
-        return None
+                votes.append(trial.verdict(transform))
+        refuted = votes.count(False) > votes.count(True)
+        if is_own_weak and refuted:
+            return False
+        return True if True in votes and not refuted else None
 
     def _up_to(self, name: str) -> dict[str, Trial]:
         """The locality test of the backbone's norm layers up to a layer, in the order of execution."""

@@ -105,7 +105,7 @@ def _probe(
     ):
         require_finite(forward.scores)
         finder = LayoutFinder(forward, num_extra_tokens)
-        seeing = marks.changed(network.model, lambda: finder.tilted)
+        seeing = marks.changed(lambda: finder.tilted)
         kept = floats(dict(forward.outputs))
         made: Sequence[Tensor | None] = (None,) * len(kept)
         scores = forward.total
@@ -132,11 +132,10 @@ class _Marks:
             sums = [each for leaf in floats(output) for each in (leaf.detach().sum(), leaf.detach().abs().sum())]
             self._marks.setdefault(id(module), []).extend(sums)
 
-    def changed(self, model: nn.Module, run: Callable[[], object]) -> set[int]:
+    def changed(self, run: Callable[[], object]) -> set[int]:
         """The ids of the layers that return something else, or nothing, when ``run`` runs the model on other images."""
         before, self._marks = self._marks, {}
-        with watching(model, self.look):
-            run()
+        run()
         return {layer for layer, marks in before.items() if not _equal(marks, self._marks.get(layer, []))}
 
 

@@ -18,6 +18,8 @@ from camkit.typing import Activations, Images
 QUARTER = 0.25
 FOCUS = 0.35
 """Share of the change in the most changed quarter of positions; below it the change is everywhere alike."""
+STRONG = 0.6
+"""The same where chance must be ruled out: tokens that begin without the image change in some pattern, too."""
 TRACE = 0.01
 """How much of the noise there is outside the quarter that is tried."""
 AGREEMENT = 0.4
@@ -26,7 +28,7 @@ AGREEMENT = 0.4
 
 @dataclass(frozen=True)
 class Trial:
-    """One layer's outputs for noise, and for noise inverted in its upper right, and in its lower left quarter."""
+    """One layer's outputs for noise, and for noise inverted in its upper right, and in its upper left quarter."""
 
     plain: Any
     right: Any
@@ -40,17 +42,21 @@ class Trial:
         leaves = [floats(output) for output in (self.plain, self.right, self.left)]
         return all(plain.equal(right) and plain.equal(left) for plain, right, left in zip(*leaves, strict=True))
 
-    def verdict(self, transform: Callable[[Any], Activations]) -> bool | None:
+    def verdict(self, transform: Callable[[Any], Activations], least: float = FOCUS) -> bool | None:
         """Whether with this layout the positions that change most are those where the image was perturbed.
 
         None if the test can't decide, because the change is much the same everywhere, as behind uniform attention.
         False also if the layer doesn't depend on the image.
+
+        Args:
+            transform: the layout.
+            least: the share of the change that must be in the most changed quarter of positions.
         """
         try:
             plain, right, left = (float64(transform(output)) for output in (self.plain, self.right, self.left))
         except RuntimeError:  # another shape: its first dimension isn't the batch
             return False
-        changes = [_energy(right - plain), _energy(left - plain).flip(0, 1)]
+        changes = [_energy(right - plain), _energy(left - plain).flip(*((0, 1) if self.is_flat else (1,)))]
         totals = [float(change.sum()) for change in changes]
         if not all(total < float("inf") for total in totals):
             return None
@@ -58,7 +64,7 @@ class Trial:
             return False
         part = 2 * QUARTER if self.is_flat else QUARTER
         focus = sum(_largest(change, part) for change in changes) / 2
-        if (focus - part) / (1 - part) < (FOCUS - QUARTER) / (1 - QUARTER):
+        if (focus - part) / (1 - part) < (least - QUARTER) / (1 - QUARTER):
             return None
         found = sum(_upper_right(change, is_flat=self.is_flat) for change in changes) / 2
         return (found - part) / (focus - part) > AGREEMENT
@@ -107,14 +113,17 @@ def trials(
 
 
 def _corners(images: Images) -> tuple[Any, Any]:
-    """Where the upper right and the lower left quarter are, of signals the right and the left half."""
+    """Where the upper right and the upper left quarter are, of signals the right and the left half.
+
+    Of all ways to turn and mirror an image only one leaves both where they are.
+    """
     height, width = (1 if images.ndim == 3 else images.shape[-2]) // 2, images.shape[-1] // 2
     right, left = slice(width, None), slice(width)
     if not width:  # a column
         return (..., slice(height), slice(None)), (..., slice(height, None), slice(None))
     if not height:
         return (..., right), (..., left)
-    return (..., slice(height), right), (..., slice(height, None), left)
+    return (..., slice(height), right), (..., slice(height), left)
 
 
 def _energy(change: Tensor) -> Tensor:

@@ -169,20 +169,22 @@ class TargetLayers:
         return chosen
 
 
-def kind_of(target: Any) -> Hashable:
+def kind_of(target: Any, seen: frozenset[int] = frozenset()) -> Hashable:
     """What a score function looks at, as far as can be told without running it: its code, or its class.
 
     Words and switches that it holds may choose a part of the output. Numbers and tensors are what it looks for there;
     they change from image to image.
     """
-    if not callable(target):
+    if not callable(target) or id(target) in seen:  # functions may call themselves
         return "index"
+    seen |= {id(target)}
     if isinstance(target, partial):
         held = [*target.args, *target.keywords.values()]
-        return kind_of(target.func), *(each for each in held if isinstance(each, str | bool | None))
+        return kind_of(target.func, seen), *(each for each in held if isinstance(each, str | bool | None))
     code = getattr(getattr(target, "__func__", target), "__code__", None)
     cells = getattr(target, "__closure__", None) or ()
     held = [cell.cell_contents for cell in cells] if code else list(getattr(target, "__dict__", {}).values())
-    inner = [kind_of(each) for each in held if callable(each) and not isinstance(each, type | nn.Module)]
+    held += [*(getattr(target, "__defaults__", None) or ()), *(getattr(target, "__kwdefaults__", None) or {}).values()]
+    inner = [kind_of(each, seen) for each in held if callable(each) and not isinstance(each, type | nn.Module)]
     words = [each for each in held if isinstance(each, str | bool | None)]
     return code or type(target), *words, *inner

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from camkit.engine.listeners import Affine
+from camkit.engine.record import record
 from camkit.engine.tensors import at_least_float32
 from camkit.errors import LayerError, TokenGridError
 from camkit.layers.feature_maps import FeatureMaps
@@ -28,9 +29,10 @@ def bias_terms(features: FeatureMaps) -> Iterator[list[Tensor]]:
         features: of a forward that recorded biases and a graph from the images on.
 
     Raises:
-        LayerError: the score doesn't depend on the images.
+        LayerError: the score doesn't depend on the images, or the network works on turned ones.
     """
     forward = features.forward
+    _require_upright(features)
     images = forward.images
     placed = [(each, lay_out) for path, each in forward.heard.affine if (lay_out := _layout(features, path, each))]
     leaves = [images, *(affine.edge for affine, _ in placed)]
@@ -45,6 +47,32 @@ def bias_terms(features: FeatureMaps) -> Iterator[list[Tensor]]:
                 bias = affine.bias.to(laid_out.dtype).view(-1, *[1] * (laid_out.ndim - 2))
                 terms.append((bias * laid_out)[None])
         yield terms
+
+
+def _require_upright(features: FeatureMaps) -> None:
+    """Refuse networks that exchange the image's sides inside: their terms would lie across each other.
+
+    Raises:
+        LayerError: the last convolution's places are turned.
+    """
+    network = features.forward.network
+    modules = [(name, module) for name, module in network.model.named_modules() if isinstance(module, nn.Conv2d)]
+
+    def look() -> bool:
+        layers = dict(modules[-1:])
+        with record(network, features.forward.images.detach(), layers, features.forward.wanted, copies=True) as forward:
+            finder = features.finder.of_forward(forward)
+            try:
+                return any(layout.is_turned for name in forward.outputs for layout in finder.of(name).values())
+            except LayerError:
+                return False
+
+    with network.borrowed() as cache, features.forward.autocast():
+        if cache.remember(("turned", network.arguments), look):
+            raise LayerError(
+                "FullGrad adds up what all layers contribute, and this network exchanges the image's sides on the way: "
+                "take a method of one layer, such as GradCAM"
+            )
 
 
 def _layout(features: FeatureMaps, path: tuple[str, ...], affine: Affine) -> Callable[[Tensor], Activations] | None:

@@ -174,3 +174,55 @@ def test_what_was_found_out_costs_later_calls_nothing() -> None:
     for second in (SECOND, SECOND + 1):
         CAM(model, "GradCAM", "net.norm2", forward_kwargs={"second": second})(IMAGES, 1)
     assert len(runs) == 2
+
+
+class Turned(nn.Module):
+    """One network on the image in all ways of turning and mirroring it."""
+
+    def __init__(self, *, mirrored: bool) -> None:
+        super().__init__()
+        self.net = SmallCNN()
+        self.mirrored = mirrored
+
+    def forward(self, images: Tensor) -> Tensor:
+        views = [images, images.flip(3)] if self.mirrored else [images]
+        return torch.stack([self.net(view.rot90(k, (2, 3))) for view in views for k in range(4)]).mean(0)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_turned_and_mirrored_calls_keep_no_places(mirrored: bool) -> None:
+    model = seeded(Turned(mirrored=mirrored))
+    found = CAM(model, "GradCAM", "net.norm2").explain(IMAGES, 1)
+    assert_close(found.raw["net.norm2"][:, 0], gradcam(model, model.net.norm2, IMAGES, of_class(1), 0))
+    assert found.other_calls == {}
+
+
+class UntilSmall(nn.Module):
+    """As many calls as the image is large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.head = nn.Conv2d(3, 3, 3, 2, 1), nn.Linear(3, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        while images.shape[-1] > 8:
+            images = self.block(images).tanh()
+        logits: Tensor = self.head(images.mean((2, 3)))
+        return logits
+
+
+def test_other_sizes_may_run_it_more_often_or_less() -> None:
+    model = seeded(UntilSmall())
+    for side in (32, 64, 16, 64, 32):
+        images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(side))
+        found = CAM(model, "GradCAM", "block").explain(images, 1)
+        assert_close(found.raw["block"][:, 0], gradcam(model, model.block, images, of_class(1)))
+
+
+def test_autocast_is_followed_where_a_call_is_found_out() -> None:
+    model = seeded(InChannels())
+    both = torch.cat([IMAGES, SECOND], 1)
+    with torch.autocast("cpu", torch.bfloat16), pytest.warns(LayerWarning):
+        first, second = (CAM(model, "GradCAM", "net.net.norm2").explain(both, 1) for _ in range(2))
+    assert first.logits.dtype == second.logits.dtype == torch.bfloat16
+    assert_close(first.maps, second.maps)

@@ -26,7 +26,7 @@ def moved(maps: Tensor) -> Tensor:
 class TestVerdict:
     """Of a trial with one bright place in the changed quarter each."""
 
-    def trial(self, *, right: tuple[int, int] = (1, 6), left: tuple[int, int] = (6, 1), value: float = 1.0) -> Trial:
+    def trial(self, *, right: tuple[int, int] = (1, 6), left: tuple[int, int] = (1, 1), value: float = 1.0) -> Trial:
         outputs = [torch.zeros(1, 3, 8, 8) for _ in range(3)]
         for output, (row, column) in zip(outputs[1:], (right, left), strict=True):
             output[0, :, row, column] = value
@@ -37,7 +37,7 @@ class TestVerdict:
 
     def test_what_changes_elsewhere_is_wrong(self) -> None:
         assert self.trial().verdict(moved) is False
-        assert self.trial(right=(4, 4), left=(3, 3)).verdict(lambda maps: maps) is False
+        assert self.trial(right=(4, 4), left=(4, 3)).verdict(lambda maps: maps) is False
 
     def test_both_quarters_count(self) -> None:
         assert self.trial(left=(1, 6)).verdict(lambda maps: maps) is False
@@ -58,8 +58,8 @@ class TestVerdict:
     def test_cells_that_a_quarter_cuts_count_in_part(self) -> None:
         plain = torch.zeros(1, 3, 3, 3)
         right, left = plain.clone(), plain.clone()
-        right[..., :2, 1:] = left[..., 1:, :2] = torch.tensor([[0.5, 1.0], [0.25, 0.5]]).sqrt()
-        left[..., 1:, :2] = torch.tensor([[0.5, 0.25], [1.0, 0.5]]).sqrt()
+        right[..., :2, 1:] = torch.tensor([[0.5, 1.0], [0.25, 0.5]]).sqrt()
+        left[..., :2, :2] = torch.tensor([[1.0, 0.5], [0.5, 0.25]]).sqrt()
         assert Trial(plain, right, left).verdict(lambda maps: maps) is True
 
 
@@ -79,7 +79,7 @@ def test_all_layers_are_tried_at_once_and_those_that_dont_run_are_left_out() -> 
     quarter = torch.zeros(16, 16, dtype=torch.bool)
     quarter[:8, 8:] = True
     assert torch.equal(right, quarter)
-    assert torch.equal(left, quarter.T)
+    assert torch.equal(left, quarter.flip(1))
     assert found["patch"].verdict(lambda maps: maps) is True
     assert found["patch"].verdict(moved) is False
 

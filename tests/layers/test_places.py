@@ -169,3 +169,58 @@ def test_a_mirrored_image_mirrors_the_map(make: Any) -> None:
     with torch.no_grad():
         apart = (model(IMAGES) - model(IMAGES.flip(3))).abs().max() / model(IMAGES).abs().max()
     assert_close(mirrored.flip(3), plain, rtol=0, atol=max(1e-4, 10 * float(apart)))
+
+
+class AsAsked(nn.Module):
+    """Turns the image if it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = SmallCNN()
+
+    def forward(self, images: Tensor, turn: bool = True) -> Any:
+        return self.net(images.transpose(2, 3) if turn else images)
+
+
+def test_what_is_found_out_holds_for_the_same_arguments() -> None:
+    model = seeded(AsAsked())
+    for turn in (True, False, True):
+        found = CAM(model, "GradCAM", "net.norm2", forward_kwargs={"turn": turn}).explain(IMAGES, 1)
+        by_hand = gradcam(model, model.net.norm2, IMAGES, of_class(1), turn=turn)
+        assert_close(found.raw["net.norm2"][:, 0], by_hand.transpose(1, 2) if turn else by_hand)
+
+
+class Rotates(Turns):
+    """Works on the image upside down, which is no exchange of its sides."""
+
+    def forward(self, images: Tensor) -> Any:
+        return self.net(images.rot90(2, (2, 3)))
+
+
+def test_other_turns_are_refused() -> None:
+    with pytest.raises(LayerError, match="no map of a 64x64 input"):
+        CAM(Rotates(seeded(SmallCNN())), "GradCAM", "net.norm2").explain(IMAGES, 1)
+
+
+def test_fullgrad_of_turned_networks_is_refused() -> None:
+    with pytest.raises(LayerError, match="exchanges the image's sides"):
+        CAM(Turns(seeded(SmallCNN())), "FullGrad").explain(IMAGES, 1)
+
+
+class Blind(SmallCNN):
+    """Its last norm works on a learned map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.learned = nn.Parameter(torch.zeros(1, 6, 8, 8))
+        self.last = nn.BatchNorm2d(6)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(images)))))
+        weights = self.last(self.learned).expand(len(images), -1, -1, -1).mean((2, 3))
+        logits: Tensor = self.head(features.relu().mean((2, 3)) * weights)
+        return logits
+
+
+def test_the_default_layer_depends_on_the_images() -> None:
+    assert CAM(seeded(Blind())).explain(IMAGES, 1).layers == ("norm2",)
