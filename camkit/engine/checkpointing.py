@@ -27,7 +27,7 @@ class _Switch:
     """Off as long as anybody wants it off; for all threads, as the functions that are called are everybody's.
 
     Whoever calls ``torch.utils.checkpoint.checkpoint``, by whatever name it was imported (checkpoint_sequential,
-    torch's CheckpointWrapper, MMEngine, transformers), ends in one of these two.
+    torch's CheckpointWrapper, MMEngine, transformers), ends in one of these.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,15 @@ class _Switch:
                     setattr(checkpoint, name, own)
 
 
-_REPLACED = {"CheckpointFunction": _Plain, "_checkpoint_without_reentrant_generator": _around}
+_REPLACED = {
+    name: plain
+    for name, plain in (
+        ("CheckpointFunction", _Plain),
+        ("_checkpoint_without_reentrant_generator", _around),
+        ("_checkpoint_without_reentrant_generator_impl", _around),  # since torch 2.14
+    )
+    if hasattr(checkpoint, name)
+}
 _SWITCH = _Switch()
 
 
