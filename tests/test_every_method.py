@@ -256,8 +256,8 @@ class TestTogether:
         ]
         names = [name for name in names if name not in ("SmoothGradCAM++", "CAM", "RefineCAM")]
         camkit.explain(model, IMAGES, names, CATEGORIES, "conv2")
-        # The pass, one look whether the layer's places are turned, and the pass of guided gradients.
-        assert seen == [2, 1, 2]
+        # The pass, one look each whether the layer's and all places are turned, and the pass of guided gradients.
+        assert seen == [2, 1, 1, 2]
 
     def test_eigen_smooth_names_those_it_is_nothing_for(self) -> None:
         message = refusal(

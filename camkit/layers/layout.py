@@ -21,6 +21,9 @@ from camkit.layers.survey import CHANNELS_FIRST, Extra, is_flat
 from camkit.layers.token_grid import Hints, as_text, is_strided, misfit, token_grids
 from camkit.typing import ReshapeTransform
 
+FEW = 4
+"""Grids with fewer cells along a side aren't refused for where they change: that may be chance."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -166,6 +169,11 @@ class _Context:
         others = self.looks.neighbours(layout, True)
         return False if others is False else found if others or not self._may_be_blind(layout) else None
 
+    def clearly_refuted(self, layout: Layout) -> bool:
+        """Whether the locality test speaks against a layout beyond chance, which few cells leave."""
+        trial = self.trial()
+        return min(layout.grid) >= FEW and trial is not None and trial.verdict(layout, STRONG) is False
+
     def _may_be_blind(self, layout: Layout) -> bool:
         """Whether there are sequences of that length that have nothing to do with the image."""
         return layout.form == "tokens" and layout.shape[3 - (layout.axis or 2)] in self.hints.survey().blind
@@ -271,7 +279,9 @@ def _plan_map(name: str, index: int, tensor: Tensor, context: _Context) -> Layou
         chosen = context.choose([*either, *(each.turned() for each in either)])
         chosen = chosen if chosen and (chosen.is_sure or is_strided(chosen.grid, size)) else None
     if chosen is not None and not chosen.is_turned and context.looks.seems_turned(chosen):
-        chosen = context.choose([chosen, chosen.turned()])
+        # Where neither way is confirmed, the layer's type has the last word, unless the test clearly speaks against it.
+        kept = None if context.clearly_refuted(chosen) else chosen
+        chosen = context.choose([chosen, chosen.turned()]) or kept
     if chosen is None:
         raise LayerError(
             f"layer {name!r} gives {_shape(tensor)}, no map of a {as_text(size)} input (attention heads or matrices, "

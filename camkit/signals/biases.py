@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from camkit.engine.listeners import Affine
 from camkit.engine.record import record
+from camkit.engine.scores import NO_CLASS
 from camkit.engine.tensors import at_least_float32
 from camkit.errors import LayerError, TokenGridError
 from camkit.layers.feature_maps import FeatureMaps
@@ -55,12 +56,13 @@ def _require_upright(features: FeatureMaps) -> None:
     Raises:
         LayerError: the last convolution's places are turned.
     """
-    network = features.forward.network
+    network, images = features.forward.network, features.forward.images.detach()
+    shown = images if network.takes_whole_batches else images[:1]
     modules = [(name, module) for name, module in network.model.named_modules() if isinstance(module, nn.Conv2d)]
 
     def look() -> bool:
         layers = dict(modules[-1:])
-        with record(network, features.forward.images.detach(), layers, features.forward.wanted, copies=True) as forward:
+        with record(network, shown, layers, NO_CLASS, copies=True) as forward:
             finder = features.finder.of_forward(forward)
             try:
                 return any(layout.is_turned for name in forward.outputs for layout in finder.of(name).values())
