@@ -22,8 +22,11 @@ STRONG = 0.6
 """The same where chance must be ruled out: tokens that begin without the image change in some pattern, too."""
 TRACE = 0.01
 """How much of the noise there is outside the quarter that is tried."""
-AGREEMENT = 0.4
-"""How much of that share must lie on the perturbed quarter of the image: 0 is chance, 1 is all."""
+AGREEMENT = 0.35
+"""How much of that share must lie on the perturbed quarters of the image: 0 is chance, 1 is all.
+
+A layout that is right about one quarter alone gets a third at most.
+"""
 
 
 @dataclass(frozen=True)
