@@ -94,38 +94,37 @@ def eager(*, is_compiled: bool) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-@contextmanager
-def _uncompiled() -> Iterator[None]:
-    _STANCE.leave()
-    try:
-        yield
-    finally:
-        _STANCE.back()
+class Shared:
+    """A context that acts on the whole process: the first thread that wants it enters, the last one leaves.
 
+    Args:
+        make: makes the context that is entered.
+    """
 
-class _Stance:
-    """torch's stance towards compiled code, shared by all threads: eager as long as anybody wants it so."""
-
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._make = make
         self._lock = Lock()
         self._users = 0
-        self._eager: AbstractContextManager[Any] = nullcontext()
+        self._entered: AbstractContextManager[Any] = nullcontext()
 
-    def leave(self) -> None:
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """In here it is in force."""
         with self._lock:
             if not self._users:
-                self._eager = torch.compiler.set_stance("force_eager")
-                self._eager.__enter__()
+                self._entered = self._make()
+                self._entered.__enter__()
             self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._entered.__exit__(None, None, None)
 
-    def back(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if not self._users:
-                self._eager.__exit__(None, None, None)
 
-
-_STANCE = _Stance()
+_uncompiled = Shared(lambda: torch.compiler.set_stance("force_eager"))
 
 
 def hooked_transformers(model: nn.Module) -> AbstractContextManager[Any]:
@@ -148,11 +147,8 @@ def unfused_transformers() -> Iterator[None]:
         with _Bypass():
             yield
         return
-    _SWITCH.leave()
-    try:
+    with _without_fast_path():
         yield
-    finally:
-        _SWITCH.back()
 
 
 class _Bypass(TorchFunctionMode):
@@ -162,29 +158,17 @@ class _Bypass(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _FastPathSwitch:
-    """torch's switch for fused transformer layers, shared by all threads: off as long as anybody wants it off."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._users = 0
-        self._was = True
-
-    def leave(self) -> None:
-        with self._lock:
-            if not self._users:
-                self._was = torch.backends.mha.get_fastpath_enabled()
-                torch.backends.mha.set_fastpath_enabled(False)
-            self._users += 1
-
-    def back(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if not self._users:
-                torch.backends.mha.set_fastpath_enabled(self._was)
+@contextmanager
+def _fast_path_off() -> Iterator[None]:
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)
 
 
-_SWITCH = _FastPathSwitch()
+_without_fast_path = Shared(_fast_path_off)
 
 
 def float64(tensor: Tensor) -> Tensor:

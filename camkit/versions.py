@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 
 from camkit.errors import PackageError, reason
-from camkit.models.frameworks import FRAMEWORKS, SAME_MODULE, installed
+from camkit.models.frameworks import FRAMEWORKS, installed, packages_of
 
 OLDEST_TORCH = (2, 1)
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
@@ -19,7 +19,7 @@ def versions() -> dict[str, str]:
     """Package to version: Python, camkit, and what of its dependencies and the frameworks is installed."""
     found = {"python": platform.python_version()}
     modules = ("camkit", "torch", "numpy", *(name for each in FRAMEWORKS.values() for name in each.packages))
-    packages = [package for module in modules for package in SAME_MODULE.get(module, (module,))]
+    packages = [package for module in modules for package in packages_of(module)]
     packages[3:3] = OPENCV
     return found | {package: number for package in packages if (number := installed(package)) is not None}
 

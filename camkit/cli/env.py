@@ -10,7 +10,7 @@ from importlib import import_module
 
 from camkit.cli.parser import Parser
 from camkit.errors import PackageError
-from camkit.models.frameworks import FRAMEWORKS, installed
+from camkit.models.frameworks import FRAMEWORKS, installed, packages_of
 from camkit.versions import OPENCV, require_torch, versions
 
 
@@ -77,10 +77,5 @@ def _framework(name: str) -> str:
         import_module("camkit.models.environment").import_framework(name)
     except PackageError as error:
         return f"unusable: {error}"
-    known = versions()
-    numbers = [f"{package} {number}" for package, number in known.items() if _belongs(package, framework.packages)]
-    return ", ".join(numbers)
-
-
-def _belongs(package: str, modules: tuple[str, ...]) -> bool:
-    return package.removeprefix("onedl-").removesuffix("-lite") in modules
+    packages = [package for module in framework.packages for package in packages_of(module)]
+    return ", ".join(f"{package} {number}" for package in packages if (number := installed(package)))

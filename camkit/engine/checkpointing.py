@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Lock
 from typing import Any
 
 from torch.utils import checkpoint
+
+from camkit.compat import Shared
 
 
 class _Plain:
@@ -23,34 +24,6 @@ def _around(*args: Any, **kwargs: Any) -> Iterator[None]:
     yield
 
 
-class _Switch:
-    """Off as long as anybody wants it off; for all threads, as the functions that are called are everybody's.
-
-    Whoever calls ``torch.utils.checkpoint.checkpoint``, by whatever name it was imported (checkpoint_sequential,
-    torch's CheckpointWrapper, MMEngine, transformers), ends in one of these.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._users = 0
-        self._kept: dict[str, Any] = {}
-
-    def off(self) -> None:
-        with self._lock:
-            if not self._users:
-                for name, plain in _REPLACED.items():
-                    self._kept[name] = getattr(checkpoint, name)
-                    setattr(checkpoint, name, plain)
-            self._users += 1
-
-    def back(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if not self._users:
-                for name, own in self._kept.items():
-                    setattr(checkpoint, name, own)
-
-
 _REPLACED = {
     name: plain
     for name, plain in (
@@ -60,14 +33,21 @@ _REPLACED = {
     )
     if hasattr(checkpoint, name)
 }
-_SWITCH = _Switch()
+"""What whoever calls ``torch.utils.checkpoint.checkpoint`` ends in, by whatever name it was imported
+(checkpoint_sequential, torch's CheckpointWrapper, MMEngine, transformers)."""
 
 
 @contextmanager
-def uncheckpointed() -> Iterator[None]:
-    """A context in which what is checkpointed is simply called."""
-    _SWITCH.off()
+def _replaced() -> Iterator[None]:
+    own = {name: getattr(checkpoint, name) for name in _REPLACED}
+    for name, plain in _REPLACED.items():
+        setattr(checkpoint, name, plain)
     try:
         yield
     finally:
-        _SWITCH.back()
+        for name, each in own.items():
+            setattr(checkpoint, name, each)
+
+
+uncheckpointed = Shared(_replaced)
+"""A context in which what is checkpointed is simply called."""

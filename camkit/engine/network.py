@@ -114,7 +114,8 @@ class Network:
         """
         if not isinstance(images, Tensor):
             raise UsageError(f"images must be a torch.Tensor (B, C, H, W), got {type(images).__name__}")
-        first = self._first_convolution
+        # Networks of images are not looked through for it in every call.
+        first = None if images.ndim == 4 else self._first_convolution
         if images.ndim not in (4, 5) and not (images.ndim == 3 and (first is None or len(first.kernel_size) == 1)):
             hint = ""
             if images.ndim == 3 and first is not None:

@@ -110,18 +110,16 @@ def _explained_writes(
     try:
         yield
     except RuntimeError as error:
-        found = re.search(
-            r"modified by an inplace operation: .*which is output \d+ of (\w+?)(?:Backward\d*)?,", str(error)
-        )
+        found = _WRITTEN.search(str(error))
         if isinstance(error, CamkitError) or found is None:
             raise
         written = f"the output of {found[1]}"
+        writes: list[tuple[str, str]] = []
         with (
             Capture(layers, roots=True, calls=calls),
             _running_modules(network.model) as path,
             WriteListener(found[1], lambda name: writes.append((name, path[-1] if path else ""))),
         ):
-            writes: list[tuple[str, str]] = []
             _run(network, images.clone(), recording)
         who = ""
         if writes:

@@ -55,6 +55,11 @@ SAME_MODULE = {
 """Modules that several packages bring; ``onedl-`` is the fork of all three."""
 
 
+def packages_of(module: str) -> tuple[str, ...]:
+    """The packages that bring a module, of which one at most should be installed."""
+    return SAME_MODULE.get(module, (module,))
+
+
 def installed(package: str) -> str | None:
     """The version of a package, None where it isn't installed."""
     try:
