@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from io import TextIOWrapper
 from typing import Any
 
 from camkit.cli.parser import Parser
+from camkit.cli.streams import standard_streams
 from camkit.errors import CamkitError, first_line, is_out_of_memory
 from camkit.models.frameworks import framework_titles
 from camkit.versions import require_torch, versions
@@ -39,9 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: From the parser: the code is 0 after ``--help`` and ``--version``, 2 for a wrong command line.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a console of few characters shows the others as escapes
-            stream.reconfigure(errors="backslashreplace")
+    with standard_streams() as out:
+        code = _run(words)
+        out.flush()
+        if out.error is not None and not isinstance(out.error, BrokenPipeError):  # a reader may leave early, as `head`
+            return _fail(f"can't write to standard output: {out.error.strerror}", code or 1)
+    return code
+
+
+def _run(words: list[str]) -> int:
+    """Run a command whose output always goes somewhere, and turn its errors into a line."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)  # for the frameworks' log lines
     try:
         options = _parser(words[0] if words else None).parse_args(words)
@@ -49,14 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Warnings of other packages mean nothing to the user; the commands print camkit's own as lines.
             warnings.simplefilter("ignore")
             _module(options.command).main(options)
-            sys.stdout.flush()
     except CamkitError as error:
         if "--traceback" in words:
             raise
         return _fail(str(error), error.exit_code)
-    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except Exception as error:

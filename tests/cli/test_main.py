@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,11 +111,43 @@ class TestErrors:
             fails(error, "--traceback")
 
 
-def test_output_that_nobody_reads_to_the_end_is_no_error() -> None:
-    code = "import sys; from camkit.cli.main import main; sys.exit(main(['methods']))"
-    command = f'"{sys.executable}" -c "{code}" | true'
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    assert done.stderr == ""
+WRITES = """
+import sys
+from types import SimpleNamespace
+from camkit.cli import main
+
+def command(options):
+    print("predicted: déjà vu" * 1000)
+    with open(sys.argv[1], "w") as file:
+        file.write("the picture")
+    print(f"wrote: {sys.argv[1]}")
+
+main._module = lambda name: SimpleNamespace(main=command, add_arguments=lambda parser: None)
+sys.exit(main.main(["methods"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        ("| true", 0, ""),
+        ("| head -c 1", 0, ""),
+        (">&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        ("2>&-", 0, ""),
+        (">/dev/full", 1, "camkit: error: can't write to standard output: No space left on device\n"),
+        (">/dev/null 2>/dev/full", 0, ""),
+    ],
+)
+@pytest.mark.parametrize("environment", [{}, {"PYTHONUNBUFFERED": "1"}, {"PYTHONIOENCODING": "ascii"}])
+def test_output_that_goes_nowhere_stops_no_command(
+    redirection: str, code: int, said: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    script = f'"{sys.executable}" -c "$0" "$1" {redirection}; exit ${{PIPESTATUS[0]}}'
+    command = ["bash", "-c", script, WRITES, str(tmp_path / "picture")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    assert (done.returncode, done.stderr) == (code, said)
+    assert (tmp_path / "picture").read_text() == "the picture"
 
 
 def test_python_m_camkit() -> None:
