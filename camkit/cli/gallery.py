@@ -43,6 +43,7 @@ def add_arguments(parser: Parser) -> None:
     )
     flags.add_reading(parser)
     flags.add_target_layers(parser)
+    flags.add_bands(parser)
     flags.add_methods(parser, default="all of them")
     parser.add_argument("--full", action="store_true", help=f"no fewer forwards than by default ({_fewer()})")
     parser.add_argument(
@@ -50,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--save-path",
-        type=Path,
+        type=flags.path,
         default=Path("gallery.png"),
         help=f"where to write the page ({', '.join(PICTURE_SUFFIXES)}); default: gallery.png",
     )
@@ -212,9 +213,10 @@ def _classifier(options: argparse.Namespace) -> Classifier:
 def _image(options: argparse.Namespace, classifier: Classifier) -> Prepared:
     """The image that the flags name, or the demo's."""
     if options.img:
-        return classifier.prepare(options.img)
+        return report.prepare(classifier, options.img, options.bands)
     with tempfile.TemporaryDirectory() as folder:
-        return classifier.prepare(save_picture(Path(folder) / "input.png", demo.photographs()))
+        path = save_picture(Path(folder) / "input.png", demo.photographs())
+        return report.prepare(classifier, str(path), options.bands)
 
 
 def _count(number: int, what: str) -> str:

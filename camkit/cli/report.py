@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +26,25 @@ if TYPE_CHECKING:
 
 MAX_NAMED = 5
 """More methods than these with the same target layers are counted, not named."""
+
+
+def prepare(classifier: Classifier, path: str, bands: Sequence[int] = (), *, original_size: bool = False) -> Prepared:
+    """Read and preprocess an image, and print how it is drawn where that isn't as it is.
+
+    Args:
+        classifier: Whose preprocessing it is.
+        path: The image.
+        bands: See :class:`camkit.models.prepared.Prepared`.
+        original_size: Whether the whole image is drawn, not what the network saw.
+
+    Raises:
+        CamkitError: See :meth:`camkit.models.classifier.Classifier.prepare`.
+        UsageError: The image doesn't have such bands.
+    """
+    prepared = replace(classifier.prepare(path), bands=tuple(bands))
+    if shown := prepared.how_shown(original_size=original_size):
+        print(f"picture: {shown}")
+    return prepared
 
 
 def explain_image(

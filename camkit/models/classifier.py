@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from os.path import expanduser
 from typing import TYPE_CHECKING, Any, Literal
 
 from camkit.errors import UsageError, closest
@@ -57,7 +58,7 @@ class Classifier:
             CamkitError: The image is missing or unreadable, or the preprocessing fails on it.
             UsageError: There is no preprocessing: a config without a test pipeline, a folder without a processor.
         """
-        return self._prepare(str(image))
+        return self._prepare(expanduser(image))  # noqa: PTH111 (a URL would lose a slash)
 
     def name(self, category: int) -> str:
         """The class name, ``tabby cat``; ``category 281`` where it is unknown."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from os.path import expanduser
 from pathlib import Path
 
 from camkit.errors import UsageError, closest
@@ -84,9 +85,12 @@ FRAMEWORKS = {
 def find_framework(config: str) -> tuple[Framework, str]:
     """CONFIG's framework, and the model's name without the prefix. Without a prefix, CONFIG is MMPretrain's.
 
+    A ``~`` at the start of a path is the home folder, also behind a prefix.
+
     Raises:
         UsageError: The prefix is no framework's, or there is no name behind it.
     """
+    config = ":".join(map(expanduser, config.split(":")))
     prefix, colon, name = config.partition(":")
     if not colon or name.startswith("//") or Path(config).exists():  # a URL, or a file with a colon in its name
         return FRAMEWORKS["mmpretrain"], config

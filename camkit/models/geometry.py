@@ -91,12 +91,23 @@ def fit_geometry(transform: Callable[[Image], Image], size: tuple[int, int]) -> 
     black = _grey(transform(np.zeros((height, width, 3), np.uint8)))
     if white.shape != black.shape:
         raise _cannot("it gives pictures of several sizes")
+    if white.dtype.kind == "f":
+        transform = _in_grey_levels(transform, black, white)
+        white, black = (transform(np.full((height, width, 3), level, np.uint8)) for level in (255, 0))
     inside = (white >= 254) & (black <= 1)  # the other pixels are padding, of whatever colour
     if not inside.any():
         raise _cannot("it changes colours, or nothing of the image is left")
     scale_x, offset_x = _fit_axis(transform, size, inside, axis=1)
     scale_y, offset_y = _fit_axis(transform, size, inside, axis=0)
     return Geometry(scale_x, offset_x, scale_y, offset_y, *inside.shape)
+
+
+def _in_grey_levels(transform: Callable[[Image], Image], black: Image, white: Image) -> Callable[[Image], Image]:
+    """The transform with its output back in 0 to 255: those of deep images divide by 255, 65535 or a band's range."""
+    rise = (white - black).astype(np.float64)
+    gain = max(float(rise.max()), np.finfo(float).tiny)
+    lowest = float(np.median(black[rise >= 0.99 * gain])) if (rise >= 0.99 * gain).any() else 0.0
+    return lambda image: (_grey(transform(image)).astype(np.float64) - lowest) * (255 / gain)
 
 
 def _fit_axis(

@@ -22,7 +22,7 @@ from camkit.models.environment import find_device, import_framework, quiet
 from camkit.models.frameworks import config_forms, prefixed_forms
 from camkit.models.mmpretrain_pipeline import Step, flip_channels, load_image, run_steps, same_randomness
 from camkit.models.options import spelled
-from camkit.models.prepared import Prepared, as_rgb, as_uint8, check_file
+from camkit.models.prepared import Prepared, check_file
 from camkit.models.weights import load_into
 
 if TYPE_CHECKING:
@@ -50,11 +50,10 @@ class _TestPipeline:
         with same_randomness():
             results, rest = load_image(steps, path)
             loaded = results.pop("img")
-            original = as_rgb(as_uint8(loaded), bgr=True)
-            packed, picture = run_steps(rest, results | {"img": loaded}, path)
+            packed, picture = run_steps(rest, results | {"img": loaded.copy()}, path)  # a step may draw on it
 
         def picture_of(image: NDArray[Any]) -> NDArray[Any]:
-            image = image[..., : loaded.shape[2]] if loaded.ndim == 3 else image[..., 0]
+            image = image[..., 0] if loaded.ndim == 2 else image[..., :1].repeat(loaded.shape[2], axis=2)
             with same_randomness():
                 return run_steps(rest, results | {"img": image.astype(loaded.dtype)}, path)[1]
 
@@ -65,7 +64,7 @@ class _TestPipeline:
             inputs = model.data_preprocessor(default_collate([packed]), False)["inputs"]
         except Exception as error:
             raise CamkitError(f"the config's data preprocessor fails on {path}: {reason(error)}") from error
-        return Prepared(inputs, as_rgb(picture, bgr=True), original, picture_of)
+        return Prepared(inputs, picture, loaded, picture_of, bgr=True)
 
     @cached_property
     def _steps(self) -> list[Step]:

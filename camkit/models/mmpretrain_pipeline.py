@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from camkit.errors import CamkitError, reason
-from camkit.models.prepared import as_uint8
 
 Step = Any
 """A built transform: takes MMPretrain's dict of results, with the image as ``img``, and returns one."""
@@ -44,12 +43,12 @@ def load_image(steps: list[Step], path: str) -> tuple[dict[str, Any], list[Step]
     raise CamkitError(f"the config's test pipeline loads no image from {path}; start it with LoadImageFromFile")
 
 
-def run_steps(steps: list[Step], results: Any, path: str) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+def run_steps(steps: list[Step], results: Any, path: str) -> tuple[dict[str, Any], NDArray[Any]]:
     """Run the steps behind the loading one on its results.
 
     Returns:
         The packed results, with the network's input as ``inputs``, and the picture: the last image before a step
-        normalised it, uint8, in the channel order in which it was loaded.
+        normalised it, of any dtype, in the channel order in which it was loaded.
     """
     picture, normalised, flipped = results["img"], False, False
     for step in steps:
@@ -72,7 +71,7 @@ def run_steps(steps: list[Step], results: Any, path: str) -> tuple[dict[str, Any
             f"the config's test pipeline changes the size of {path} after normalising it, so that there is no picture "
             "of what the network saw"
         )
-    return results, as_uint8(picture[..., ::-1] if flipped else picture)
+    return results, picture[..., ::-1] if flipped else picture
 
 
 def _name(step: Step) -> str:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camkit.errors import CamkitError, reason
+from camkit.models.bands import show
 from camkit.models.environment import quiet
-from camkit.models.prepared import Prepared, as_rgb, as_uint8, check_file
+from camkit.models.prepared import Prepared, check_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +40,7 @@ class Normalisation:
         """The picture in a normalised (C, H, W) tensor: uint8 (H, W, 3), RGB."""
         mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (self.mean, self.std))
         colours = (inputs.double() * std + mean).mul(255).permute(1, 2, 0).numpy()
-        return as_rgb(as_uint8(colours), bgr=self.bgr)
+        return show(colours, bgr=self.bgr, eight_bit=True)
 
 
 def measure(transform: Transform) -> Normalisation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camkit.errors import CamkitError
+from camkit.models.bands import how_shown, is_eight_bit, keeps_eight_bit, show
 from camkit.models.geometry import Geometry, fit_geometry
 
 
@@ -22,18 +23,48 @@ class Prepared:
 
     Attributes:
         inputs: (1, C, H, W), normalised, on the model's device: what the network is called with.
-        picture: uint8 (H, W, 3), RGB: what the network saw, before normalisation.
-        original: uint8 (H0, W0, 3), RGB: the whole image as the framework's own loader reads it, which decides about
-            EXIF orientation, bit depth and transparency.
-
-    MMPretrain's images are taken for BGR at every step, as its own tools take them: a pipeline that exchanges channels
-    before its end has a picture with exchanged colours.
+        seen: (H, W) or (H, W, B): what the network saw, before normalisation, as the framework has it: RGB, or of any
+            depth and any number of bands.
+        whole: (H0, W0) or (H0, W0, B): the whole image as the framework's own loader reads it, which decides about EXIF
+            orientation, bit depth and transparency.
+        bgr: Images of three or four bands are in the order blue, green, red.
+        bands: Which bands ``picture`` and ``original`` show, counted from 1; none for the first three.
     """
 
     inputs: Tensor
-    picture: NDArray[np.uint8]
-    original: NDArray[np.uint8]
+    seen: NDArray[Any]
+    whole: NDArray[Any]
     _transform: Callable[[NDArray[Any]], NDArray[Any]] = field(repr=False)
+    bgr: bool = False
+    bands: Sequence[int] = ()
+
+    @cached_property
+    def picture(self) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3), RGB: what the network saw; see :func:`camkit.models.bands.show`.
+
+        Raises:
+            UsageError: The image doesn't have the bands asked for.
+        """
+        return show(self.seen, self.bands, bgr=self.bgr, eight_bit=self._seen_has_eight_bit)
+
+    @cached_property
+    def original(self) -> NDArray[np.uint8]:
+        """uint8 (H0, W0, 3), RGB: the whole image.
+
+        Raises:
+            UsageError: See ``picture``.
+        """
+        return show(self.whole, self.bands, bgr=self.bgr)
+
+    def how_shown(self, *, original_size: bool = False) -> str | None:
+        """What ``picture``, or ``original``, chooses and scales of the image, as a line; None where nothing."""
+        if original_size:
+            return how_shown(self.whole, self.bands, bgr=self.bgr)
+        return how_shown(self.seen, self.bands, bgr=self.bgr, eight_bit=self._seen_has_eight_bit)
+
+    @cached_property
+    def _seen_has_eight_bit(self) -> bool:
+        return is_eight_bit(self.whole) and keeps_eight_bit(self.seen)
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -42,7 +73,7 @@ class Prepared:
         Raises:
             CamkitError: The preprocessing does more than resize, crop, pad and flip.
         """
-        height, width = self.original.shape[:2]
+        height, width = self.whole.shape[:2]
         return fit_geometry(self._transform, (height, width))
 
     def to_original(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -51,7 +82,7 @@ class Prepared:
         Returns:
             The map, float32 (H0, W0), and where the network saw the image, bool (H0, W0).
         """
-        height, width = self.original.shape[:2]
+        height, width = self.whole.shape[:2]
         return self.geometry.to_original(values, (height, width))
 
 
@@ -72,25 +103,3 @@ def check_file(path: str) -> None:
         raise CamkitError(f"can't read the image {path}: {error.strerror}") from error
     if empty:
         raise CamkitError(f"the image {path} is an empty file")
-
-
-def as_uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Round and clip to 0..255; uint8 stays as it is."""
-    if image.dtype == np.uint8:
-        return image
-    clipped: NDArray[np.uint8] = np.asarray(image, dtype=np.float64).round().clip(0, 255).astype(np.uint8)
-    return clipped
-
-
-def as_rgb(image: NDArray[np.uint8], *, bgr: bool = False) -> NDArray[np.uint8]:
-    """A contiguous copy (H, W, 3) in RGB of an image (H, W) or (H, W, C) in grey or RGB; ``bgr`` says that it is BGR.
-
-    Grey is repeated three times, transparency dropped.
-    """
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.shape[2] < 3:
-        rgb: NDArray[np.uint8] = image[..., :1].repeat(3, axis=2)
-    else:
-        rgb = image[..., 2::-1].copy() if bgr else image[..., :3].copy()
-    return rgb

@@ -12,36 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from camkit.errors import CamkitError
-from camkit.models.prepared import Prepared, as_rgb, as_uint8, check_file
+from camkit.models.prepared import Prepared, check_file
 from tests.helpers.refusals import refusal
-
-PIXEL = np.array([[[10, 20, 30, 40]]], np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("image", "bgr", "rgb"),
-    [
-        (PIXEL[..., :3], False, [10, 20, 30]),
-        (PIXEL[..., :3], True, [30, 20, 10]),
-        (PIXEL, False, [10, 20, 30]),
-        (PIXEL, True, [30, 20, 10]),
-        (PIXEL[..., :1], True, [10, 10, 10]),
-        (PIXEL[..., 0], True, [10, 10, 10]),
-        (PIXEL[..., :2], False, [10, 10, 10]),
-    ],
-    ids=["RGB", "BGR", "RGBA", "BGRA", "grey", "flat grey", "grey with transparency"],
-)
-def test_three_channels_in_rgb(image: NDArray[np.uint8], bgr: bool, rgb: list[int]) -> None:
-    made = as_rgb(image, bgr=bgr)
-    assert made.tolist() == [[rgb]]
-    assert made.dtype == np.uint8
-    assert made.flags.c_contiguous
-    assert not np.shares_memory(made, image)
-
-
-def test_rounded_to_eight_bits() -> None:
-    assert as_uint8(np.array([-3.0, 0.4, 0.6, 254.5, 300.0])).tolist() == [0, 0, 1, 254, 255]
-    assert as_uint8(np.array([7], np.uint8)).tolist() == [7]
 
 
 def test_geometry_is_fitted_when_it_is_asked_for() -> None:
