@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from camkit.cli import report
+from camkit.cli import flags, report
 from camkit.errors import CamkitError
 from camkit.methods import find_method
 from camkit.models.demo import LITE0_CONFIG, convert_lite0, find_weights
@@ -34,7 +34,7 @@ WHOLE_PICTURE = (
 
 def add_arguments(parser: Parser) -> None:
     """Add the command's flags."""
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the pictures; default: demo")
+    parser.add_argument("--out", type=flags.path, default=Path("demo"), help="folder for the pictures; default: demo")
     parser.add_argument("--device", default="cpu", help="default: cpu")
 
 
@@ -70,7 +70,7 @@ def photographs() -> Picture:
 def cache_folder() -> Path:
     """The folder for the network: ``$CAMKIT_CACHE``, else ``camkit`` in the user's cache folder."""
     if "CAMKIT_CACHE" in os.environ:
-        return Path(os.environ["CAMKIT_CACHE"])
+        return Path(os.environ["CAMKIT_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camkit"
 
 

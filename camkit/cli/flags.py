@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 from collections.abc import Iterator, Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ def add_model(parser: Parser, *, checkpoint: str, config: str = "") -> None:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
+        action="extend",
         default=[],
         metavar="KEY=VALUE",
         help="override settings of the config, or the model's keyword arguments",
@@ -49,6 +51,7 @@ def add_reading(parser: Parser) -> None:
     parser.add_argument(
         "--target-category",
         nargs="+",
+        action="extend",
         default=[],
         metavar="CATEGORY",
         help='class indices or names such as 281 or "tabby cat", a picture for each; default: the predicted class',
@@ -98,10 +101,25 @@ def add_target_layers(parser: Parser) -> None:
     parser.add_argument(
         "--target-layers",
         nargs="+",
+        action="extend",
         default=[],
         metavar="LAYER",
         help="dotted names, fused by the mean (camkit layers lists them); default: the last norm layer of the backbone "
         "that is spatial and that the class score depends on at more than one place",
+    )
+
+
+def add_bands(parser: Parser) -> None:
+    """Add ``--bands``."""
+    parser.add_argument(
+        "--bands",
+        nargs="+",
+        action="extend",
+        type=positive_count,
+        default=[],
+        metavar="N",
+        help="of an image with many bands, the three to draw as red, green and blue, or the one in grey, counted from "
+        "1; the network still gets all; default: the first three, or the first of fewer",
     )
 
 
@@ -155,6 +173,11 @@ def positive_count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, got {text}")
     return int(text)
+
+
+def path(text: str) -> Path:
+    """Read a flag's path, in which ``~`` is the home folder: the shell doesn't see one in ``--save-path=~/a.png``."""
+    return Path(expanduser(text))  # noqa: PTH111 (which raises where there is no such user)
 
 
 def check_once(flag: str, values: Sequence[object], words: Sequence[str] = ()) -> None:

@@ -50,18 +50,19 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--save-path",
-        type=Path,
+        type=flags.path,
         help=f"where to write the picture ({', '.join(PICTURE_SUFFIXES)}); of several, each name gets the method or "
         "category; default: show it in a window",
     )
     parser.add_argument("--grid", action="store_true", help="one picture, methods by categories")
     parser.add_argument(
         "--save-raw",
-        type=Path,
+        type=flags.path,
         metavar="FILE.npz",
         help="write the signed maps at layer resolution and how they were made (and open no window)",
     )
     parser.add_argument("--original-size", action="store_true", help="draw on the whole input image")
+    flags.add_bands(parser)
     parser.add_argument("--colormap", default="jet", help="an OpenCV colour map; default: jet")
     parser.add_argument("--alpha", type=float, default=0.5, help="the heat's share, 0 to 1; default: 0.5")
     parser.add_argument("--vit-like", action="store_true", help="accepted; token layers are recognised without it")
@@ -80,7 +81,7 @@ def main(options: argparse.Namespace) -> None:
     categories = flags.categories(options, classifier)
     if options.target_layers:
         find_layers(classifier.model, options.target_layers)  # before the image is read
-    prepared = classifier.prepare(options.img)
+    prepared = report.prepare(classifier, options.img, options.bands, original_size=options.original_size)
     explanations = report.explain_image(
         classifier,
         prepared,

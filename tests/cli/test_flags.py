@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from camkit.cli import flags
 from camkit.cli.parser import Parser
 from camkit.errors import UsageError
 from camkit.models.classifier import Classifier
+from camkit.models.frameworks import find_framework
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,35 @@ def test_positional_arguments_may_stand_anywhere() -> None:
         options = parser.parse_args(line.split())
         assert (options.img, options.config, options.checkpoint) == ("cat.png", "timm:x", "x.pth")
         assert options.method == ["GradCAM"]
+
+
+def test_flags_given_twice_add_up() -> None:
+    parser = Parser()
+    flags.add_model(parser, checkpoint="")
+    flags.add_reading(parser)
+    flags.add_target_layers(parser)
+    flags.add_methods(parser, default="")
+    flags.add_bands(parser)
+    for flag, name in (
+        ("--cfg-options", "cfg_options"),
+        ("--target-layers", "target_layers"),
+        ("--target-category", "target_category"),
+        ("--method-options", "method_options"),
+        ("--method", "method"),
+    ):
+        line = ["timm:x", flag, "a=1", flag, "b=2"]
+        assert getattr(parser.parse_args(line), name) == ["a=1", "b=2"]
+        assert not getattr(parser.parse_args(["timm:x"]), name)  # no list is shared by two command lines
+    assert parser.parse_args(["timm:x", "--bands", "3", "2", "--bands", "1"]).bands == [3, 2, 1]
+
+
+def test_home_folder_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert flags.path("~/a.png") == Path("/home/somebody/a.png")
+    assert flags.path("a~/~.png") == Path("a~/~.png")
+    assert find_framework("~/config.py")[1] == "/home/somebody/config.py"
+    assert find_framework("transformers:~/folder")[1] == "/home/somebody/folder"
+    assert find_framework("timm:local-dir:~/folder")[1] == "local-dir:/home/somebody/folder"
 
 
 def test_values_of_method_options_are_python_literals_or_text() -> None:
