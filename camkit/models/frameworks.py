@@ -4,6 +4,7 @@ Needs the standard library alone, so that ``camkit --help`` and ``camkit --versi
 
 - ``FRAMEWORKS``: name to :class:`Framework`, in the order in which texts name them.
 - :func:`find_framework`: CONFIG to its framework and the model's name there.
+- :func:`prefixed_name`: how CONFIG is written for somebody who wrote ``timm/NAME``.
 - :func:`config_forms`, :func:`prefixed_forms` and :func:`framework_titles`: text for help and messages.
 
 To add a framework, add an entry here, an extra of that name to pyproject.toml, and a module of that name beside this
@@ -12,6 +13,7 @@ one with a ``load`` like the others'.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -92,7 +94,8 @@ def find_framework(config: str) -> tuple[Framework, str]:
     """
     config = ":".join(map(expanduser, config.split(":")))
     prefix, colon, name = config.partition(":")
-    if not colon or name.startswith("//") or Path(config).exists():  # a URL, or a file with a colon in its name
+    is_url_or_drive = name.startswith("//") or (len(prefix) == 1 and name.startswith(("/", "\\")))
+    if not colon or is_url_or_drive or Path(config).exists():  # a file may have a colon in its name
         return FRAMEWORKS["mmpretrain"], config
     if prefix not in FRAMEWORKS:
         raise UsageError(
@@ -101,6 +104,13 @@ def find_framework(config: str) -> tuple[Framework, str]:
     if not name:
         raise UsageError(f"{config} names no model; CONFIG is {config_forms()}")
     return FRAMEWORKS[prefix], name
+
+
+def prefixed_name(config: str) -> str | None:
+    """``timm:resnet18`` for ``timm/resnet18`` and ``torchvision.models.resnet18``; None for what looks otherwise."""
+    match = re.fullmatch(r"(\w+)[/\\.](?:models[/\\.])?(.+)", config)
+    prefix = match[1].lower() if match else ""
+    return f"{prefix}:{match[2]}" if match and prefix in FRAMEWORKS else None
 
 
 def config_forms() -> str:

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from camkit.errors import UsageError
-from camkit.models.frameworks import FRAMEWORKS, config_forms, find_framework, framework_titles, prefixed_forms
+from camkit.models.frameworks import (
+    FRAMEWORKS,
+    config_forms,
+    find_framework,
+    framework_titles,
+    prefixed_forms,
+    prefixed_name,
+)
 from camkit.models.load import load
 from tests.helpers.refusals import refusal
 
@@ -43,6 +50,8 @@ def test_every_framework_has_an_extra_that_installs_it() -> None:
         ("resnet18_8xb32_in1k", "mmpretrain", "resnet18_8xb32_in1k"),
         ("mmpretrain:resnet18_8xb32_in1k", "mmpretrain", "resnet18_8xb32_in1k"),
         ("https://host/config.py", "mmpretrain", "https://host/config.py"),
+        (r"C:\configs\mine.py", "mmpretrain", r"C:\configs\mine.py"),
+        ("d:/configs/mine.py", "mmpretrain", "d:/configs/mine.py"),
     ],
 )
 def test_config_names_a_framework_and_a_model(config: str, name: str, model: str) -> None:
@@ -65,6 +74,19 @@ def test_a_file_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
 )
 def test_what_names_none(config: str, says: str) -> None:
     assert refusal(find_framework, UsageError, config).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("config", "meant"),
+    [
+        ("timm/resnet18.a1_in1k", "timm:resnet18.a1_in1k"),
+        ("torchvision.models.resnet18", "torchvision:resnet18"),
+        ("configs/resnet18.py", None),
+        ("resnet18", None),
+    ],
+)
+def test_a_framework_in_front_without_the_colon(config: str, meant: str | None) -> None:
+    assert prefixed_name(config) == meant
 
 
 def test_texts() -> None:
