@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os.path import expanduser
 from typing import TYPE_CHECKING, Any, Literal
 
 from camkit.errors import UsageError, closest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import torch
@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from camkit.models.prepared import Prepared
 
 Activation = Literal["softmax", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """How one output of a network with several is read: see ``classes`` and ``activation`` of :class:`Classifier`."""
+
+    classes: tuple[str, ...] | None
+    activation: Activation
+
+
 _LISTED = 10  # ambiguous classes that an error names
 
 
@@ -37,6 +47,8 @@ class Classifier:
         device: Where the model is.
         output: Computes from what the model returns the logits that its framework predicts from; None where these are
             one of the returned tensors.
+        tasks: Of a network with several tasks, each one by the name of its output; ``classes`` and ``activation`` are
+            then those of the output that is explained where none is named.
     """
 
     model: nn.Module
@@ -48,6 +60,15 @@ class Classifier:
     device: torch.device
     _prepare: Callable[[str], Prepared] = field(repr=False)
     output: Callable[[Any], Any] | None = None
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+
+    def of_output(self, name: str | None) -> Classifier:
+        """The same classifier with the class names and the activation of the task whose output has the name.
+
+        Of a network with one task, and without a name, it is the classifier as it is.
+        """
+        task = self.tasks.get(name) if name is not None else None
+        return self if task is None else replace(self, classes=task.classes, activation=task.activation)
 
     def prepare(self, image: str | Path) -> Prepared:
         """Read an image and run the framework's own preprocessing on it.

@@ -1,94 +1,138 @@
-"""Run MMPretrain's test transforms on an image file, keeping the picture from before normalisation."""
+"""Prepare images with the test pipelines of MMPretrain's configs, as its data sets do."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from camkit.errors import CamkitError, reason
+from camkit.models.environment import quiet
+from camkit.models.mmpretrain_config import find_pipeline
+from camkit.models.mmpretrain_names import dataset_type
+from camkit.models.mmpretrain_reader import brighter, red_goes_first, red_image, samples_of
+from camkit.models.mmpretrain_run import Run, Step, StepError, read, run
+from camkit.models.prepared import Prepared, check_file
 
-Step = Any
-"""A built transform: takes MMPretrain's dict of results, with the image as ``img``, and returns one."""
-
-
-def flip_channels(results: dict[str, Any]) -> dict[str, Any]:
-    """A step that exchanges BGR and RGB."""
-    return results | {"img": np.ascontiguousarray(results["img"][..., ::-1])}
-
-
-def load_image(steps: list[Step], path: str) -> tuple[dict[str, Any], list[Step]]:
-    """Run the steps up to the one that loads the image; return its results and the remaining steps."""
-    results: Any = {"img_path": path}
-    for index, step in enumerate(steps):
-        try:
-            results = step(results)
-        except KeyError as error:
-            raise CamkitError(
-                f"the config's test pipeline starts with {_name(step)}, which can't read an image file (it needs "
-                f"{error}); start it with LoadImageFromFile"
-            ) from error
-        except Exception as error:
-            raise CamkitError(
-                f"can't read {path} as an image ({reason(error)}); give a picture such as a JPEG or PNG"
-            ) from error
-        image = results.get("img") if isinstance(results, dict) else None
-        if isinstance(image, np.ndarray) and image.ndim in (2, 3) and image.size:
-            return results, steps[index + 1 :]
-    raise CamkitError(f"the config's test pipeline loads no image from {path}; start it with LoadImageFromFile")
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
 
 
-def run_steps(steps: list[Step], results: Any, path: str) -> tuple[dict[str, Any], NDArray[Any]]:
-    """Run the steps behind the loading one on its results.
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """A config's test pipeline and data preprocessor, built for the first image.
 
-    Returns:
-        The packed results, with the network's input as ``inputs``, and the picture: the last image before a step
-        normalised it, of any dtype, in the channel order in which it was loaded.
+    An image goes in as a data set would hand it over: as ``{"img_path": PATH}``, which the pipeline's first steps read.
+    A pipeline that takes images, as of data sets such as CIFAR, gets it from MMPretrain's own reader.
     """
-    picture, normalised, flipped = results["img"], False, False
-    for step in steps:
+
+    model: nn.Module
+    config: Any
+    source: str
+    _bgr: dict[str, tuple[bool, bool]] = field(default_factory=dict, repr=False)  # by the suffix of the file
+
+    def __call__(self, path: str) -> Prepared:
+        """Preprocess an image; see :meth:`camkit.models.classifier.Classifier.prepare`."""
+        if "://" not in path:  # a URL is fetched by MMEngine's file backends
+            check_file(path)
+        done, bgr = self._run(path)
+        loaded_bgr, shown_bgr = self._channel_order(done, path, bgr=bgr)
+
+        def picture_of(image: NDArray[Any]) -> NDArray[Any]:
+            try:
+                return done.again(done.form.like(image))
+            except StepError as error:
+                raise CamkitError(str(error)) from error
+
+        from mmengine.dataset import default_collate
+
+        model: Any = self.model
         try:
-            results = step(results)
+            inputs = model.data_preprocessor(default_collate([done.packed]), False)["inputs"]
         except Exception as error:
-            raise CamkitError(
-                f"the config's test pipeline fails on {path} at {_name(step)}: {reason(error)}"
-            ) from error
-        normalised |= "Normalize" in _name(step)
-        flipped |= step is flip_channels
-        image = results.get("img") if isinstance(results, dict) else None
-        if image is not None and not isinstance(image, torch.Tensor) and not normalised:
-            picture = image if isinstance(image, np.ndarray) else np.array(image)
-    inputs = results.get("inputs") if isinstance(results, dict) else None
-    if not isinstance(inputs, torch.Tensor) or inputs.ndim != 3:
-        raise CamkitError(f"the config's test pipeline makes no single image of {path}; end it with PackInputs")
-    if tuple(inputs.shape[1:]) != picture.shape[:2]:
-        raise CamkitError(
-            f"the config's test pipeline changes the size of {path} after normalising it, so that there is no picture "
-            "of what the network saw"
+            raise CamkitError(f"the config's data preprocessor fails on {path}: {reason(error)}") from error
+        if not isinstance(inputs, torch.Tensor) or inputs.ndim != 4:
+            raise CamkitError(f"the config's data preprocessor makes no batch of images (1, C, H, W) of {path}")
+        return Prepared(inputs, done.picture, done.loaded, picture_of, seen_bgr=shown_bgr, whole_bgr=loaded_bgr)
+
+    def _run(self, path: str) -> tuple[Run, bool | None]:
+        """Run the pipeline on the first form of the image that it takes; tell its channel order where that is known.
+
+        Raises:
+            CamkitError: It takes none; the message says what is wrong with the form that a data set hands over.
+        """
+        errors: list[StepError] = []
+        for sample in samples_of(path):
+            try:
+                return run(self._steps, sample, path), None
+            except StepError as error:
+                errors.append(error)
+        said = errors[0]
+        if said.while_reading:
+            try:
+                sample, bgr = self._provide(path)
+                return run(self._steps, sample, path), bgr
+            except StepError as error:
+                said = error if said.wants_image else said
+        raise CamkitError(str(said)) from said.__cause__
+
+    def _provide(self, path: str) -> tuple[dict[str, Any], bool]:
+        """What a data set of arrays hands over, read by MMPretrain's own reader, and whether it is BGR.
+
+        CIFAR's arrays are RGB, MNIST's grey, and MMPretrain's inferencer gives BGR to other pipelines. Somebody's own
+        data set is taken to provide RGB, unless the data preprocessor exchanges channels.
+        """
+        from mmpretrain.datasets import CIFAR10, MNIST, LoadImageFromFile
+
+        kind = dataset_type(self.config)
+        kind = kind if isinstance(kind, type) else object
+        preprocessor: Any = getattr(self.model, "data_preprocessor", None)
+        mean = getattr(preprocessor, "mean", None)
+        grey = issubclass(kind, MNIST) or (isinstance(mean, torch.Tensor) and mean.numel() == 1)
+        own = kind is not object and not kind.__module__.startswith("mmpretrain.")
+        rgb = issubclass(kind, CIFAR10) or (own and not getattr(preprocessor, "to_rgb", False))
+        results, image, _ = read(
+            [LoadImageFromFile(color_type="grayscale" if grey else "color")], {"img_path": path}, path
         )
-    return results, picture[..., ::-1] if flipped else picture
+        return results | {"img": np.ascontiguousarray(image[..., ::-1]) if rgb and not grey else image}, not rgb
 
+    def _channel_order(self, done: Run, path: str, *, bgr: bool | None) -> tuple[bool, bool]:
+        """Whether the loaded image and the picture are BGR, tried out on red images once per kind of file."""
+        suffix = path.rpartition(".")[2].lower()
+        if suffix not in self._bgr:
+            if bgr is None:
+                red_first = red_goes_first(self._read, path, done.loaded)
+                # What can't be told is in the file's order, unless the data preprocessor makes RGB of BGR.
+                preprocessor: Any = getattr(self.model, "data_preprocessor", None)
+                exchanges = done.form.channels == 3 and bool(getattr(preprocessor, "to_rgb", False))
+                bgr = exchanges if red_first is None else not red_first
+            exchanged = False
+            if (done.form.channels or 1) >= 3:
+                with suppress(StepError):  # a pipeline that doesn't run on such an image
+                    exchanged = brighter(done.again(red_image(done.form, done.loaded.shape[:2]))) is False
+            self._bgr[suffix] = bgr, bgr != exchanged
+        return self._bgr[suffix]
 
-def _name(step: Step) -> str:
-    step = getattr(step, "t", step)  # inside MMPretrain's wrapper around torchvision's transforms
-    return str(getattr(step, "__name__", type(step).__name__))
+    def _read(self, path: str) -> Any:
+        """The image as the pipeline's first steps read it."""
+        for sample in samples_of(path):
+            with suppress(StepError):
+                return read(self._steps, sample, path)[1]
+        return None
 
+    @cached_property
+    def _steps(self) -> list[Step]:
+        from mmengine.registry import DefaultScope
+        from mmpretrain.registry import TRANSFORMS
 
-@contextmanager
-def same_randomness() -> Iterator[None]:
-    """Run a pipeline from the same random state every time, and leave the process' own as it was."""
-    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002 (what the transforms draw from)
-    torch.default_generator.manual_seed(0)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(pytorch)
+        configs = find_pipeline(self.config, self.source)
+        try:
+            with quiet(), DefaultScope.overwrite_default_scope("mmpretrain"):
+                return [TRANSFORMS.build(config) for config in configs]
+        except Exception as error:
+            raise CamkitError(f"can't build the test pipeline of {self.source}: {reason(error)}") from error

@@ -27,15 +27,21 @@ class Prepared:
             depth and any number of bands.
         whole: (H0, W0) or (H0, W0, B): the whole image as the framework's own loader reads it, which decides about EXIF
             orientation, bit depth and transparency.
-        bgr: Images of three or four bands are in the order blue, green, red.
+        seen_bgr: Whether three or four bands of ``seen`` are in the order blue, green, red.
+        whole_bgr: Whether those of ``whole`` are.
         bands: Which bands ``picture`` and ``original`` show, counted from 1; none for the first three.
+
+    Which channel of an image of MMPretrain's pipelines is red is found by what a config's reader makes of a red picture
+    of the same kind of file. Where that can't be told, the channels are taken to be in the file's order, unless the
+    data preprocessor exchanges three of them (``to_rgb=True``): then they are BGR, as its own tools have it.
     """
 
     inputs: Tensor
     seen: NDArray[Any]
     whole: NDArray[Any]
     _transform: Callable[[NDArray[Any]], NDArray[Any]] = field(repr=False)
-    bgr: bool = False
+    seen_bgr: bool = False
+    whole_bgr: bool = False
     bands: Sequence[int] = ()
 
     @cached_property
@@ -45,7 +51,7 @@ class Prepared:
         Raises:
             UsageError: The image doesn't have the bands asked for.
         """
-        return show(self.seen, self.bands, bgr=self.bgr, eight_bit=self._seen_has_eight_bit)
+        return show(self.seen, self.bands, bgr=self.seen_bgr, eight_bit=self._seen_has_eight_bit)
 
     @cached_property
     def original(self) -> NDArray[np.uint8]:
@@ -54,13 +60,13 @@ class Prepared:
         Raises:
             UsageError: See ``picture``.
         """
-        return show(self.whole, self.bands, bgr=self.bgr)
+        return show(self.whole, self.bands, bgr=self.whole_bgr)
 
     def how_shown(self, *, original_size: bool = False) -> str | None:
         """What ``picture``, or ``original``, chooses and scales of the image, as a line; None where nothing."""
         if original_size:
-            return how_shown(self.whole, self.bands, bgr=self.bgr)
-        return how_shown(self.seen, self.bands, bgr=self.bgr, eight_bit=self._seen_has_eight_bit)
+            return how_shown(self.whole, self.bands, bgr=self.whole_bgr)
+        return how_shown(self.seen, self.bands, bgr=self.seen_bgr, eight_bit=self._seen_has_eight_bit)
 
     @cached_property
     def _seen_has_eight_bit(self) -> bool:

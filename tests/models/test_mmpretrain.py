@@ -368,7 +368,7 @@ def test_unknown_config(config: str, says: str) -> None:
         ("_base_ = './gone.py'", UsageError, "gone.py"),
         ("x = 1", UsageError, "no model"),
         ("model = dict(backbone=3)", UsageError, "no model"),
-        ("custom_imports = dict(imports=['no_such_module'])\nmodel = dict(type='A')", UsageError, "custom modules"),
+        ("custom_imports = dict(imports=['no_such_module'])\nmodel = dict(type='A')", UsageError, "no_such_module"),
         ("model = dict(type='Nope')", CamkitError, "Nope"),
         ("model = dict(type='ImageClassifier', backbone=dict(type='ResNet', dept=1))", CamkitError, "dept"),
     ],
