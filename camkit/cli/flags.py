@@ -208,7 +208,7 @@ def load_classifier(options: argparse.Namespace, *, pretrained: bool = True) -> 
     )
     if classifier.load_warning:
         print_warning(classifier.load_warning)
-    return classifier
+    return classifier.of_output(options.output)
 
 
 def categories(options: argparse.Namespace, classifier: Classifier) -> list[int]:
