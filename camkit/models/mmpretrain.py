@@ -1,9 +1,10 @@
 """Load MMPretrain's models from configs, with their test pipeline and class names.
 
-No other files of camkit than ``mmpretrain*.py`` and ``mmengine_shim.py`` import MMPretrain, MMEngine or MMCV, and these
-only when a model is loaded: importing them takes seconds.
+No other files of camkit than ``mmpretrain*.py`` import MMPretrain, MMEngine or MMCV, and these only when a model is
+loaded: importing them takes seconds.
 
-- ``mmpretrain_config.py`` reads a config and finds its test data set and pipeline.
+- ``mmpretrain_config.py`` reads a config and finds its test data set and pipeline, ``mmpretrain_packages.py`` helps
+  MMEngine to find configs in packages.
 - ``mmpretrain_names.py`` says what the outputs mean: class names, activation, tasks.
 - ``mmpretrain_pipeline.py`` prepares images; ``mmpretrain_run.py`` runs its transforms, ``mmpretrain_reader.py`` knows
   what readers take and return.

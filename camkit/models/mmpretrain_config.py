@@ -9,7 +9,7 @@ from typing import Any
 from camkit.errors import UsageError, closest, reason
 from camkit.models.environment import quiet
 from camkit.models.frameworks import config_forms, prefixed_name
-from camkit.models.mmengine_shim import find_packages
+from camkit.models.mmpretrain_packages import find_packages
 from camkit.models.options import spelled
 
 _CONFIG_FILES = {".py", ".json", ".yml", ".yaml"}

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from camkit.errors import CamkitError, UsageError
 from camkit.models import mmpretrain
-from camkit.models.mmengine_shim import find_packages
+from camkit.models.mmpretrain_packages import find_packages
 from tests.helpers.refusals import refusal
 from tests.models.installed import installed
 from tests.models.mmpretrain_kit import MODEL, RESIZE, RGB, assert_same, own_of, write_config
