@@ -48,6 +48,7 @@ class Own:
 
     inputs: Tensor
     scores: Any
+    classes: Any
 
 
 def own_of(config: str, classifier: Classifier, image: str) -> Own:
@@ -64,7 +65,7 @@ def own_of(config: str, classifier: Classifier, image: str) -> Own:
     (folder / "images.txt").write_text(f"{Path(image).name} 0\n")
     settings = Config.fromfile(config)
     dataset = settings.test_dataloader.dataset
-    if "ann_file" in dataset:
+    if dataset.keys() & {"ann_file", "data_prefix"}:
         dataset.update(data_prefix=str(folder), ann_file=str(folder / "images.txt"))
     settings.model.setdefault("data_preprocessor", settings.get("data_preprocessor"))
     with DefaultScope.overwrite_default_scope("mmpretrain"):
@@ -75,7 +76,7 @@ def own_of(config: str, classifier: Classifier, image: str) -> Own:
     data = model.data_preprocessor(pseudo_collate([samples[0]]), False)
     with torch.no_grad():
         (predicted,) = model(data["inputs"], data.get("data_samples"), mode="predict")
-    return Own(data["inputs"], predicted)
+    return Own(data["inputs"], predicted, getattr(samples, "metainfo", {}).get("classes"))
 
 
 def assert_same(classifier: Classifier, image: str, own: Own, category: int = 3) -> None:
