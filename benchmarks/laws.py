@@ -5,7 +5,7 @@
 - Mirrored: with every convolution's kernel made symmetric, and the photograph as large as it is or a pixel larger, many
   networks treat a mirrored image as the image. How far a network's own layer is from that is measured at the layer; the
   mirrored photograph's map, mirrored back, may be a few times that far from the photograph's map. Networks whose layer
-  is further than a tenth (positions, even kernels) can't tell.
+  is further than a thirtieth (positions, even kernels) can't tell.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from camkit.models.torchvision_shim import ensure_torchvision
 
 AGREE = 1e-4
 """How far, of its largest magnitude, a turned map may be from the plain one."""
-SYMMETRIC, FEW = 0.1, 10
-"""How far from symmetric a layer may be for the mirror to tell, and how many times as far its map may be."""
+SYMMETRIC, FEW, ROUNDING = 0.03, 10, 0.02
+"""How far from symmetric a layer may be for the mirror to tell; how many times as far its map may be, whose weights are
+sums of terms that cancel; and how far in any case."""
 
 
 class Turned(nn.Module):
@@ -135,7 +136,7 @@ def _mirrored(built: Built, row: Row) -> Row:
         if apart is None or (best.apart is not None and best.apart <= apart):
             continue
         distance = _distance(mirrored.raw[row.layer].flip(-1), plain.raw[row.layer])
-        verdict = "can't tell" if apart > SYMMETRIC else "same" if distance <= AGREE + FEW * apart else "wrong"
+        verdict = "can't tell" if apart > SYMMETRIC else "same" if distance <= ROUNDING + FEW * apart else "wrong"
         best = replace(row, mirrored=verdict, mirror_error=distance, apart=apart)
     return best
 

@@ -57,6 +57,11 @@ class Layout:
         grid = (*self.grid[:-2], self.grid[-1], self.grid[-2])
         return replace(self, grid=grid, transform=partial(_turned, transform=self.transform), is_turned=True)
 
+    def turns(self, other: Layout) -> bool:
+        """Whether this is another layout with its last two dimensions exchanged."""
+        same = (self.grid, self.extra_tokens, self.axis) == (other.grid, other.extra_tokens, other.axis)
+        return same and self.is_turned != other.is_turned
+
     def __call__(self, output: Any) -> Tensor:
         """Lay ``output`` out; half precision becomes float32, in which the CAM maths runs."""
         return at_least_float32(self.transform(output))
@@ -116,12 +121,14 @@ class Looks:
     """What is found out by looking at more than the layer.
 
     Attributes:
-        seems_turned: whether a layout shows a change in the wrong corner, by a quick look.
+        is_turned: whether a layout is turned, by a quick look; None if it looks so, but may not be.
+        is_turned_in_front: whether the network's first convolutions do, by the locality test; None likewise.
         neighbours: what layers of the same length in front show of a layout, and whether the layer's own verdict may be
             chance.
     """
 
-    seems_turned: Callable[[Layout], bool] = lambda layout: False
+    is_turned: Callable[[Layout], bool | None] = lambda layout: False
+    is_turned_in_front: Callable[[], bool | None] = lambda: None
     neighbours: Callable[[Layout, bool], bool | None] = lambda layout, is_own_weak: None
 
 
@@ -155,11 +162,20 @@ class _Context:
                 self.looks.neighbours(layout, False) if verdict is None else verdict for layout, verdict in pairs
             ]
         if True in verdicts:
-            return replace(layouts[verdicts.index(True)], is_sure=True)
+            best = layouts[verdicts.index(True)]
+            passed = [layout for layout, verdict in zip(layouts, verdicts, strict=True) if verdict]
+            rivals = [each for each in passed if each.turns(best)]
+            best = max([best, *rivals], key=trial.agreement)  # much mixing lets both pass
+            return replace(best, is_sure=True)
         if None not in verdicts:
             return None
         left = layouts[verdicts.index(None)]
         return replace(left, is_sure=left.is_sure and not self._may_be_blind(left))
+
+    def is_confirmed(self, layouts: Sequence[Layout]) -> bool:
+        """Whether the locality test confirms one of the layouts beyond chance."""
+        trial = self.trial()
+        return trial is None or any(trial.verdict(layout, STRONG) for layout in layouts)
 
     def _verdict(self, trial: Trial, layout: Layout) -> bool | None:
         """The locality test's, if need be with the neighbours'."""
@@ -229,7 +245,10 @@ def _plan_tokens(name: str, index: int, tensor: Tensor, context: _Context) -> La
         with suppress(TokenGridError):
             layouts += _token_layouts(name, shape, index, 3 - along, context)
         layouts.sort(key=lambda layout: misfit(layout.grid, context.size))
-    chosen = context.choose([*layouts, *_turned_tokens(name, shape, index, along, context)])
+    turned = _turned_tokens(name, shape, index, along, context)
+    if turned and not context.is_confirmed(layouts) and context.looks.is_turned_in_front():
+        layouts = []
+    chosen = context.choose([*layouts, *turned])
     if chosen is None:
         raise LayerError(
             f"layer {name!r} gives {_shape(tensor)}, and its {shape[along]} tokens don't follow the places of the "
@@ -278,10 +297,14 @@ def _plan_map(name: str, index: int, tensor: Tensor, context: _Context) -> Layou
         either = sorted((first, last), key=lambda layout: misfit(layout.grid, size))
         chosen = context.choose([*either, *(each.turned() for each in either)])
         chosen = chosen if chosen and (chosen.is_sure or is_strided(chosen.grid, size)) else None
-    if chosen is not None and not chosen.is_turned and context.looks.seems_turned(chosen):
-        # Where neither way is confirmed, the layer's type has the last word, unless the test clearly speaks against it.
-        kept = None if context.clearly_refuted(chosen) else chosen
-        chosen = context.choose([chosen, chosen.turned()]) or kept
+    if chosen is not None and not chosen.is_turned:
+        looks_turned = context.looks.is_turned(chosen)
+        if looks_turned is not False:
+            likely = chosen.turned() if looks_turned and context.looks.is_turned_in_front() else chosen
+            # Where neither way is confirmed, the first convolutions and the layer's type decide, unless the test speaks
+            # clearly against it.
+            kept = None if context.clearly_refuted(likely) else likely
+            chosen = (kept if likely.is_turned else None) or context.choose([chosen, chosen.turned()]) or kept
     if chosen is None:
         raise LayerError(
             f"layer {name!r} gives {_shape(tensor)}, no map of a {as_text(size)} input (attention heads or matrices, "

@@ -8,18 +8,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from camkit.compat import tree_leaves
 from camkit.engine.forward import Forward
-from camkit.engine.hooks import Capture
 from camkit.engine.rerun import alone_or_whole
 from camkit.engine.tensors import detached, floats
 from camkit.errors import ForwardError, LayerError
 from camkit.layers.layout import Layout, Looks, map_layout, plan, token_layout
-from camkit.layers.locality import STRONG, Trial, seems_turned, tilted, trials
+from camkit.layers.locality import STRONG, Trial, trials
 from camkit.layers.names import backbone_modules, declared_extra_tokens, is_norm
+from camkit.layers.orientation import Orientation
 from camkit.layers.survey import Grid, Survey, along_flat, is_flat, survey
 from camkit.layers.token_grid import Hints, misfit
 from camkit.typing import Images, ReshapeTransform
@@ -84,7 +83,8 @@ class LayoutFinder:
                         cache.keep(("layout rule", *about), found)
                     return {branch: rule.layout for branch, rule in found.items()}
             shapes = tuple(leaf.shape[1:] for leaf in leaves)
-            looks = Looks(partial(self._seems_turned, name), partial(self._neighbours, name))
+            turned = partial(self.orientation.of_layer, name), self._turned_in_front
+            looks = Looks(*turned, partial(self._neighbours, name))
             find = partial(plan, name, module, output, forward.images, self.hints, partial(self._trial, name), looks)
             layouts = cache.remember(("layout", *about, shapes, self._size), find)
             if all(layout.is_sure for layout in layouts.values()):
@@ -112,7 +112,7 @@ class LayoutFinder:
     @cached_property
     def _trials(self) -> dict[str, Trial]:
         forward, calls = self._forward, self._forward.calls
-        ran = {name: forward.layers[name] for name in forward.outputs}
+        ran = {**self.orientation.witnesses, **{name: forward.layers[name] for name in forward.outputs}}
         try:
             return alone_or_whole(
                 self._forward.network,
@@ -122,28 +122,19 @@ class LayoutFinder:
             return {}
 
     @cached_property
-    def tilted(self) -> tuple[int | None, Mapping[str, Any]]:
-        """What the layers return for tilted images: for the first (0), or all (None); nothing where these fail."""
-        forward = self._forward
-        layers = {name: forward.layers[name] for name in forward.outputs}
+    def orientation(self) -> Orientation:
+        """Whether the network exchanges the image's sides."""
+        return Orientation(self._forward)
 
-        def attempt(image: int | None) -> tuple[int | None, Mapping[str, Any]]:
-            with torch.no_grad(), Capture(layers, roots=False, calls=forward.calls) as capture:
-                forward.call(tilted(self._sample(image).detach()))
-            return image, capture.outputs
-
-        try:
-            return alone_or_whole(forward.network, attempt)
-        except ForwardError:
-            return None, {}
-
-    def _seems_turned(self, name: str, layout: Layout) -> bool:
-        image, outputs = self.tilted
-        if name not in outputs or len(self._size) != 2 or min(self._size) < 2:
-            return False
-        plain = layout.transform(detached(self._forward.outputs[name]))
-        made = layout.transform(outputs[name])
-        return seems_turned(made - (plain if image is None else plain[:1]))
+    def _turned_in_front(self) -> bool | None:
+        """What the locality test of the network's first convolutions shows, the last of them first."""
+        tests = [self._trials[name] for name in self._trials if name in self.orientation.witnesses]
+        for test in reversed(tests):
+            if isinstance(test.plain, Tensor) and test.plain.ndim == 4 and min(test.plain.shape[2:]) > 1:
+                as_it_is, turned = test.verdict(detached), test.verdict(lambda plain: detached(plain).mT)
+                if as_it_is != turned:
+                    return bool(turned)
+        return None
 
     def _neighbours(self, name: str, layout: Layout, is_own_weak: bool = False) -> bool | None:  # noqa: FBT001
         """What the nearest norm layer in front of a layer shows, among those with as many tokens.
@@ -183,7 +174,7 @@ class LayoutFinder:
         modules = backbone_modules(forward.network.model)
         layers = {**{name: module for name, module in modules.items() if is_norm(module)}, **forward.layers}
         if set(layers) == set(forward.layers):
-            return self._trials
+            return {name: trial for name, trial in self._trials.items() if name in layers}
         try:
             return alone_or_whole(
                 forward.network, lambda image: trials(layers, self._sample(image), forward.call, forward.calls)

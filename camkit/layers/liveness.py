@@ -105,7 +105,7 @@ def _probe(
     ):
         require_finite(forward.scores)
         finder = LayoutFinder(forward, num_extra_tokens)
-        seeing = marks.changed(lambda: finder.tilted)
+        seeing = marks.changed(lambda: finder.orientation.tilted)
         kept = floats(dict(forward.outputs))
         made: Sequence[Tensor | None] = (None,) * len(kept)
         scores = forward.total

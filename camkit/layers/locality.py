@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,22 +55,39 @@ class Trial:
             transform: the layout.
             least: the share of the change that must be in the most changed quarter of positions.
         """
-        try:
-            plain, right, left = (float64(transform(output)) for output in (self.plain, self.right, self.left))
-        except RuntimeError:  # another shape: its first dimension isn't the batch
+        changes = self._changes(transform)
+        if changes is None:
             return False
-        changes = [_energy(right - plain), _energy(left - plain).flip(*((0, 1) if self.is_flat else (1,)))]
         totals = [float(change.sum()) for change in changes]
         if not all(total < float("inf") for total in totals):
             return None
         if not all(totals):
             return False
-        part = 2 * QUARTER if self.is_flat else QUARTER
-        focus = sum(_largest(change, part) for change in changes) / 2
-        if (focus - part) / (1 - part) < (least - QUARTER) / (1 - QUARTER):
+        focus = self._focus(changes)
+        if (focus - self._part) / (1 - self._part) < (least - QUARTER) / (1 - QUARTER):
             return None
+        return self.agreement(transform) > AGREEMENT
+
+    def agreement(self, transform: Callable[[Any], Activations]) -> float:
+        """How much of the most changed positions' share lies where the image was perturbed: 0 is chance, 1 is all."""
+        changes = self._changes(transform) or []
         found = sum(_upper_right(change, is_flat=self.is_flat) for change in changes) / 2
-        return (found - part) / (focus - part) > AGREEMENT
+        return (found - self._part) / (self._focus(changes) - self._part)
+
+    @property
+    def _part(self) -> float:
+        return 2 * QUARTER if self.is_flat else QUARTER
+
+    def _focus(self, changes: Sequence[Tensor]) -> float:
+        return sum(_largest(change, self._part) for change in changes) / 2
+
+    def _changes(self, transform: Callable[[Any], Activations]) -> list[Tensor] | None:
+        """The energies of the two changes, both as if the upper right had been perturbed; None for another shape."""
+        try:
+            plain, right, left = (float64(transform(output)) for output in (self.plain, self.right, self.left))
+        except RuntimeError:  # its first dimension isn't the batch
+            return None
+        return [_energy(right - plain), _energy(left - plain).flip(*((0, 1) if self.is_flat else (1,)))]
 
 
 def tilted(images: Images) -> Images:
@@ -81,14 +98,19 @@ def tilted(images: Images) -> Images:
     return images + share * (noise - images)
 
 
-def seems_turned(change: Tensor) -> bool:
-    """Whether the change (B, C, *S) that :func:`tilted` images make lies in the lower left, not in the upper right."""
+def in_other_corner(change: Tensor) -> bool | None:
+    """Whether the change (B, C, *S) that :func:`tilted` images make lies in the lower left, not in the upper right.
+
+    None where neither stands out.
+    """
     energy = _energy(float64(change))
     total = float(energy.sum())
     if not 0 < total < float("inf"):
-        return False
+        return None
     here, there = _upper_right(energy), _upper_right(energy.flip(0, 1))
-    return there > 2 * here and there > FOCUS
+    if max(here, there) < FOCUS or max(here, there) < 2 * min(here, there):
+        return None
+    return there > here
 
 
 def trials(

@@ -171,6 +171,32 @@ def test_a_mirrored_image_mirrors_the_map(make: Any) -> None:
     assert_close(mirrored.flip(3), plain, rtol=0, atol=max(1e-4, 10 * float(apart)))
 
 
+class Mixes(nn.Module):
+    """A convolution, then layers that mix all places: no corner of their outputs stands out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 8, 8, 8)
+        self.mix = nn.ModuleList(nn.Linear(64, 64) for _ in range(3))
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.patch(images).flatten(2)
+        for mix in self.mix:
+            features = mix(features).tanh()
+        logits: Tensor = self.head(self.norm(features.unflatten(2, (8, 8))).square().mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_convolutions_tell_where_a_layer_does_not(seed: int) -> None:
+    plain = seeded(Mixes(), seed)
+    turned = CAM(Turns(plain), "GradCAM", "net.norm").explain(IMAGES, 1)
+    expected = CAM(plain, "GradCAM", "norm").explain(IMAGES.transpose(2, 3), 1)
+    assert_close(turned.raw["net.norm"], expected.raw["norm"].transpose(2, 3))
+
+
 class AsAsked(nn.Module):
     """Turns the image if it is told to."""
 
