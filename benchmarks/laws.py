@@ -47,7 +47,7 @@ class Turned(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         """What the network gives."""
-        return self.network(images.transpose(2, 3))
+        return self.network(images.transpose(2, 3).contiguous())  # bit for bit what it is given without
 
 
 @dataclass(frozen=True)
