@@ -62,8 +62,9 @@ class Row:
         error: Distance of the turned map from the plain one, of the plain one's largest magnitude.
         mirrored: ``"same"``, ``"wrong"`` or ``"can't tell"``.
         mirror_error: Distance of the map of the mirrored photograph, mirrored back, from the photograph's, likewise.
-        apart: Which part of its size the layer's output is from the mirrored photograph's, mirrored back; None where
-            the image's sides aren't two dimensions of it.
+        apart: Which part of its size the layer's output is from the mirrored photograph's, mirrored back, or the
+            network's logits are from its logits, whichever is more; None where the image's sides aren't two dimensions
+            of the layer's output.
     """
 
     model: str
@@ -140,6 +141,8 @@ def _mirrored(built: Built, row: Row) -> Row:
             plain = cam.explain(image)
             mirrored = cam.explain(image.flip(3), plain.targets[0][0])
             apart = _apart(built, row.layer, image, plain.raw[row.layer].shape[2:])
+            # A head that knows places, as VGG's, has gradients that do.
+            apart = None if apart is None else max(apart, _distance(mirrored.logits, plain.logits))
         except (CamkitError, RuntimeError, AssertionError):  # a network of one image size
             continue
         if apart is None or (best.apart is not None and best.apart <= apart):
