@@ -23,7 +23,7 @@ class PackageError(CamkitError, ImportError):
 
 
 class CheckpointError(CamkitError):
-    """A checkpoint that is missing, unreadable, unsafe to load or fits none of the model."""
+    """A checkpoint that is missing, unreadable, unsafe, of another architecture, or lacks what the scores depend on."""
 
 
 class LayerError(CamkitError, ValueError):

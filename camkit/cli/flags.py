@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import sys
 from collections.abc import Iterator, Sequence
 from os.path import expanduser
 from pathlib import Path
@@ -35,6 +36,39 @@ def add_model(parser: Parser, *, checkpoint: str, config: str = "") -> None:
     parser.add_argument("--device", default="cpu", help="default: cpu")
     parser.add_argument(
         "--trust-checkpoint", action="store_true", help="unpickle the checkpoint fully, which can run code in it"
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="live|ema",
+        help="of a checkpoint with several weights, those as trained or their moving average (or the name of an entry);"
+        " default: as the framework's own loader, which is said",
+    )
+    parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="take a checkpoint that lacks a part of what the scores depend on, with random weights for the rest",
+    )
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of random weights; default: 0")
+    parser.add_argument(
+        "--activation",
+        choices=["softmax", "sigmoid"],
+        help="what makes probabilities of scores: sigmoid where several labels hold at once; default: as the framework "
+        "says, else softmax",
+    )
+    parser.add_argument(
+        "--mean",
+        nargs="+",
+        type=float,
+        metavar="NUMBER",
+        help="R G B, in 0 to 1, or one for all, for timm and torchvision; default: the checkpoint's or the framework's",
+    )
+    parser.add_argument("--std", nargs="+", type=float, metavar="NUMBER", help="standard deviations, as --mean")
+    parser.add_argument(
+        "--input-size",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="C H W, H W or one side of the network's input, for timm and torchvision",
     )
     parser.add_argument(
         "--cfg-options",
@@ -191,21 +225,27 @@ def check_once(flag: str, values: Sequence[object], words: Sequence[str] = ()) -
 
 
 def load_classifier(options: argparse.Namespace, *, pretrained: bool = True) -> Classifier:
-    """Load the classifier that the flags of :func:`add_model` name, and print its warning.
+    """Load the classifier that the flags of :func:`add_model` name, and print what was taken and its warning.
 
     See :func:`camkit.models.load.load`.
     """
     from camkit.cli.report import print_warning
     from camkit.models.load import load
+    from camkit.models.settings import Preprocessing, Reading
 
+    mean, std, size = (value and tuple(value) for value in (options.mean, options.std, options.input_size))
     classifier = load(
         options.config,
         options.checkpoint,
         device=options.device,
         cfg_options=options.cfg_options,
-        trust_checkpoint=options.trust_checkpoint,
+        reading=Reading(options.trust_checkpoint, options.weights, options.allow_partial, options.seed),
+        preprocessing=Preprocessing(mean, std, size),
+        activation=options.activation,
         pretrained=pretrained,
     )
+    for note in classifier.notes:
+        print(f"checkpoint: {note}", file=sys.stderr if getattr(options, "json", False) else sys.stdout)
     if classifier.load_warning:
         print_warning(classifier.load_warning)
     return classifier.of_output(options.output)
@@ -233,6 +273,12 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"takes a whole number from 0, got {text}")
+    return int(text)
 
 
 def _token_count(text: str) -> int:

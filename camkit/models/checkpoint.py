@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
-import collections
 import hashlib
-import importlib
-import pickle
-import pickletools
 import re
 import sys
-import warnings
-import zipfile
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.parse import unquote
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from camkit.compat import load_safely
 from camkit.errors import CheckpointError, first_line
+from camkit.models.file_kinds import name_archive, name_kind
+from camkit.models.pickles import damaged, unpickle
+from camkit.models.state_dicts import about_itself, find_state_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from torch import Tensor
 
-_ZIP_MAGIC = b"PK\x03\x04"
+_ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # the number torch.save put first until torch 1.6
-_LFS_MAGIC = b"version https://git-lfs"
-_WRAPPERS = ("module.", "_orig_mod.")  # DataParallel, torch.compile
 
 
 @dataclass(frozen=True)
@@ -48,27 +38,53 @@ class Origin:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on the CPU. ``meta`` is what the file says about itself, such as class names; often empty."""
+    """A checkpoint on the CPU.
+
+    Attributes:
+        state_dict: Tensors by name, as the file has them.
+        meta: What OpenMMLab's files say about themselves, such as class names, and safetensors' metadata; often empty.
+        source: The path or URL that was given.
+        sha256: Of the file, in hexadecimal.
+        args: The arguments of the script that trained it, as timm's and torchvision's save them; often empty.
+        arch: The architecture that the file names, None where it names none.
+        notes: Lines that say which of several weights were taken, and what was stripped from their names.
+    """
 
     state_dict: dict[str, Tensor]
     meta: dict[str, Any]
     source: str
     sha256: str
+    args: dict[str, Any] = field(default_factory=dict)
+    arch: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def origin(self) -> Origin:
         """Source and hash, without the tensors."""
         return Origin(self.source, self.sha256)
 
+    def with_tensors(self, state_dict: dict[str, Tensor], note: str | None = None) -> Checkpoint:
+        """The checkpoint with its tensors under other names, and a note of that."""
+        return replace(self, state_dict=state_dict, notes=(*self.notes, note) if note else self.notes)
 
-def read_checkpoint(source: str, *, trust: bool = False) -> Checkpoint:
+
+def read_checkpoint(
+    source: str, *, trust: bool = False, weights: str | None = None, first: tuple[str, ...] = ()
+) -> Checkpoint:
     """Read a checkpoint from a path or an http(s) URL, whose file is kept in torch.hub's cache folder.
 
-    Files may be safetensors', or torch.save's of a state dict or of a dict that holds one as ``state_dict`` or
-    ``model``. No code in the file runs, unless ``trust`` is set and the file can't be read without.
+    Files may be safetensors', or torch.save's of a state dict or of a dict that holds one. No code in the file runs,
+    unless ``trust`` is set and the file can't be read without.
+
+    Args:
+        source: The path or URL.
+        trust: Unpickle the file fully where it can't be read otherwise.
+        weights: ``"live"`` or ``"ema"``, or the name of an entry; see ``state_dicts.find_state_dict``.
+        first: Entries that the framework's own loader takes before any other.
 
     Raises:
         CheckpointError: Missing, not a checkpoint, damaged, in need of a full unpickle or of the package safetensors.
+        UsageError: The file doesn't hold the ``weights``.
     """
     path = _fetch(source)
     called = f"{source} (kept as {path})" if "://" in source else source
@@ -76,7 +92,7 @@ def read_checkpoint(source: str, *, trust: bool = False) -> Checkpoint:
         if path.is_dir():
             raise CheckpointError(f"{called} is a folder, not a checkpoint; name the .pth file in it")
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(512)
         sha256 = hash_files(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint {called}; give the path or the URL of a .pth file") from error
@@ -84,19 +100,25 @@ def read_checkpoint(source: str, *, trust: bool = False) -> Checkpoint:
         raise CheckpointError(f"can't read the checkpoint {called}: {error.strerror}") from error
     if not head:
         raise CheckpointError(f"the checkpoint {called} is an empty file")
-    if head.startswith(_LFS_MAGIC):
-        raise CheckpointError(f"{called} is Git LFS's pointer to a checkpoint, not the checkpoint; run: git lfs pull")
     if path.suffix == ".safetensors" or head[8:9] == b"{":  # a header in JSON, behind its length
+        content: object = None
         tensors, about = _read_safetensors(path, called)
-        return Checkpoint(_state_dict(tensors, called), about, source, sha256)
-    if not head.startswith(_ZIP_MAGIC) and _LEGACY_MAGIC not in head:
-        raise CheckpointError(
-            f"{called} isn't a PyTorch checkpoint; give a file that torch.save (.pth, .pt) or safetensors wrote"
-        )
-    content = _unpickle(path, called, trust=trust)
-    state_dict = _state_dict(content, called)
-    meta = content.get("meta") if isinstance(content, dict) else None
-    return Checkpoint(state_dict, dict(meta) if isinstance(meta, dict) else {}, source, sha256)
+        found = find_state_dict(tensors, called, weights=weights, first=first)
+    else:
+        _check_kind(path, head, called)
+        content = unpickle(path, called, trust=trust)
+        found = find_state_dict(content, called, weights=weights, first=first)
+        about = about_itself(content, "meta")
+    arch = content.get("arch") if isinstance(content, dict) else None
+    return Checkpoint(
+        found.tensors,
+        about,
+        source,
+        sha256,
+        about_itself(content, "args"),
+        arch if isinstance(arch, str) and arch else None,
+        (found.note,) if found.note else (),
+    )
 
 
 def hash_files(*paths: Path) -> str:
@@ -107,12 +129,6 @@ def hash_files(*paths: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def some(names: Iterable[str], limit: int = 3) -> str:
-    """The first names for a message: ``a, b, c, ...``."""
-    names = list(names)
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "") if names else "nothing"
 
 
 def _fetch(source: str) -> Path:
@@ -141,6 +157,20 @@ def _fetch(source: str) -> Path:
     return path
 
 
+def _check_kind(path: Path, head: bytes, called: str) -> None:
+    """Refuse files that ``torch.save`` didn't write, saying what they are."""
+    if head.startswith(_ZIP_MAGIC):
+        kind = name_archive(path)
+    elif _LEGACY_MAGIC in head[:64]:
+        kind = None
+    else:
+        kind = name_kind(path, head) or (
+            "isn't a PyTorch checkpoint; give a file that torch.save (.pth, .pt) or safetensors wrote"
+        )
+    if kind is not None:
+        raise CheckpointError(f"{called} {kind}")
+
+
 def _read_safetensors(path: Path, called: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the metadata of a safetensors file."""
     try:
@@ -153,108 +183,4 @@ def _read_safetensors(path: Path, called: str) -> tuple[dict[str, Tensor], dict[
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(called, error) from error
-
-
-def _unpickle(path: Path, called: str, *, trust: bool) -> object:
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # an unreadable one raises below
-            return load_safely(path, _harmless())
-    except pickle.UnpicklingError as error:
-        if not _is_whole(path):  # a name cut off in the middle isn't on the list either
-            raise _damaged(called, error) from error
-        if not trust:
-            blocked = re.search(r"GLOBAL (\S+)", str(error))
-            what = f"it holds {blocked[1]}" if blocked else "it uses pickle features"
-            raise CheckpointError(
-                f"the checkpoint {called} can't be read safely: {what}, which may run code on loading; if you trust its"
-                " origin, add --trust-checkpoint"
-            ) from error
-    except Exception as error:
-        raise _damaged(called, error) from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False)
-    except ImportError as error:
-        raise CheckpointError(
-            f"the checkpoint {called} needs the package '{error.name}'; install with: pip install {error.name}"
-        ) from error
-    except Exception as error:
-        raise _damaged(called, error) from error
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether the file's pickles are complete and well-formed; they are parsed, not executed."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-                collections.deque(pickletools.genops(archive.read(name)), maxlen=0)
-        else:
-            with path.open("rb") as file:
-                for _ in range(4):  # magic number, protocol, machine, content
-                    collections.deque(pickletools.genops(file), maxlen=0)
-    except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
-        return False
-    return True
-
-
-def _damaged(called: str, error: Exception) -> CheckpointError:
-    if "TorchScript" in str(error):
-        return CheckpointError(f"{called} is a TorchScript archive, not a checkpoint; give the .pth it was made from")
-    reason = "" if isinstance(error, pickle.UnpicklingError) else first_line(str(error)).partition(". ")[0]
-    reason = reason or f"{type(error).__name__} in reading it"
-    return CheckpointError(f"the checkpoint {called} is damaged or incomplete ({reason}); fetch it again")
-
-
-def _state_dict(content: object, called: str) -> dict[str, Tensor]:
-    """The tensors by name in whatever was saved, without wrappers' prefixes, with the versions that torch attaches."""
-    inner = content
-    if isinstance(content, dict):
-        inner = next((content[key] for key in ("state_dict", "model") if key in content), content)
-    if isinstance(inner, nn.Module):  # torch.save(model), read with trust
-        inner = inner.state_dict()
-    tensors: collections.OrderedDict[str, Tensor] = collections.OrderedDict()
-    if isinstance(inner, dict):
-        tensors.update((key, value) for key, value in inner.items() if isinstance(key, str) and torch.is_tensor(value))
-    if not tensors:
-        keys = f"a dict with {some(map(str, inner))}" if isinstance(inner, dict) else f"a {type(inner).__name__}"
-        raise CheckpointError(f"{called} holds no state dict: no tensors by name in {keys}")
-    versions: dict[str, Any] | None = getattr(inner, "_metadata", None)
-    for prefix in _WRAPPERS:
-        if all(key.startswith(prefix) for key in tensors):
-            tensors = collections.OrderedDict((key.removeprefix(prefix), value) for key, value in tensors.items())
-            # Modules are called without the dot at the end.
-            versions = versions and {f"{name}.".removeprefix(prefix)[:-1]: each for name, each in versions.items()}
-    if versions is not None:
-        tensors._metadata = dict(versions)  # type: ignore[attr-defined]
-    return tensors
-
-
-class _HistoryBuffer:
-    """Stand-in for MMEngine's log history in checkpoints, which camkit doesn't use: reading them needs no MMEngine."""
-
-
-def _statistic(*_: object) -> None:
-    """Stand-in for the ``getattr(HistoryBuffer, "mean")`` in such a history's pickle. Looks nothing up."""
-
-
-def _harmless() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """Classes and functions in OpenMMLab's checkpoints that are safe to load; numpy's by their names in 1.x and 2.x."""
-    core = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
-    multiarray = importlib.import_module(f"{core}.multiarray")
-    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdgFDGOSUVMm"}
-    numpy: list[tuple[Callable[..., Any], str]] = [
-        (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    ]
-    return [
-        *numpy,
-        *dtypes,
-        np.dtype,
-        np.ndarray,
-        argparse.Namespace,
-        (_HistoryBuffer, "mmengine.logging.history_buffer.HistoryBuffer"),
-        (_statistic, "builtins.getattr"),
-    ]
+        raise damaged(called, error) from error

@@ -45,6 +45,8 @@ class Classifier:
         checkpoint: Where the weights came from; None where they are random.
         load_warning: One line where only a part of the checkpoint fitted.
         device: Where the model is.
+        notes: Lines that say what was taken of the checkpoint where it holds several things: averaged weights, names
+            behind a prefix, preprocessing.
         output: Computes from what the model returns the logits that its framework predicts from; None where these are
             one of the returned tensors.
         tasks: Of a network with several tasks, each one by the name of its output; ``classes`` and ``activation`` are
@@ -60,6 +62,7 @@ class Classifier:
     device: torch.device
     _prepare: Callable[[str], Prepared] = field(repr=False)
     output: Callable[[Any], Any] | None = None
+    notes: tuple[str, ...] = ()
     tasks: Mapping[str, Task] = field(default_factory=dict)
 
     def of_output(self, name: str | None) -> Classifier:

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 from camkit.errors import CamkitError, UsageError, reason
 from camkit.models.checkpoint import read_checkpoint
 from camkit.models.classifier import Classifier
+from camkit.models.completeness import Builder
 from camkit.models.environment import find_device, import_framework, quiet
 from camkit.models.frameworks import prefixed_forms
 from camkit.models.mmpretrain_config import migration_advice, read_config
 from camkit.models.mmpretrain_names import prediction_output, read_tasks, refuse_no_classifier
 from camkit.models.mmpretrain_pipeline import Pipeline
+from camkit.models.settings import Preprocessing, Reading
 from camkit.models.weights import load_into
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ def load(
     *,
     device: str = "cpu",
     options: dict[str, Any] | None = None,
-    trust_checkpoint: bool = False,
+    reading: Reading | None = None,
+    preprocessing: Preprocessing | None = None,
     pretrained: bool = True,
 ) -> Classifier:
     """Build a classifier of MMPretrain; see :func:`camkit.models.load.load`.
@@ -50,7 +53,9 @@ def load(
         checkpoint: Path or URL; MMPretrain has no weights of its own to take for None.
         device: Where the model goes.
         options: Settings of the config to override, by dotted name, as :func:`parse_options` reads them.
-        trust_checkpoint: See :func:`camkit.models.checkpoint.read_checkpoint`.
+        reading: How the checkpoint is read. A ``state_dict`` comes before averaged weights, as in MMPretrain's loader;
+            with MMEngine's EMA it is the averaged one.
+        preprocessing: Refused: the config says it.
         pretrained: False leaves the weights random where there is no checkpoint.
 
     Raises:
@@ -64,16 +69,20 @@ def load(
             f"an MMPretrain config needs a CHECKPOINT: give its path or URL behind {name} (models that bring weights "
             f"are {prefixed_forms()})"
         )
+    (preprocessing or Preprocessing()).refuse("in a config, set data_preprocessor and the pipeline with --cfg-options")
+    reading = reading or Reading()
     place = find_device(device)
     import_framework("mmpretrain")
     settings, source = read_config(name, options or {})
-    weights = None if checkpoint is None else read_checkpoint(checkpoint, trust=trust_checkpoint)
+    weights = None
+    if checkpoint is not None:
+        weights = read_checkpoint(checkpoint, trust=reading.trust, weights=reading.weights, first=("state_dict",))
     model = _build(settings, source)
     refuse_no_classifier(model, source)
     report = None
     if weights is not None:
         with quiet():
-            report = load_into(model, weights)
+            report = load_into(model, weights, reading, _builder(settings, source))
     tasks, problem = read_tasks(model, settings, weights.meta if weights else {})
     first = next(iter(tasks.values()))
     warnings = [text for text in (report.warning if report else None, problem) if text]
@@ -89,6 +98,7 @@ def load(
         _prepare=Pipeline(model, settings, source),
         output=prediction_output(model),
         tasks=tasks if "" not in tasks else {},
+        notes=report.notes if report else (),
     )
 
 
@@ -134,6 +144,23 @@ def _build(settings: Any, source: str) -> nn.Module:
             f"can't build the model of {source}: {type(error).__name__}: {reason(error)}{migration_advice(settings)}"
         ) from error
     return model
+
+
+def _builder(settings: Any, source: str) -> Builder:
+    """Builds the config's model with more settings overridden."""
+
+    def build(options: dict[str, Any]) -> nn.Module:
+        changed = copy.deepcopy(settings)
+        changed.merge_from_dict(options)
+        return _build(changed, source)
+
+    return Builder(
+        build,
+        {},
+        classes=("model.head.num_classes", "model.num_classes"),
+        channels=("model.backbone.in_channels",),
+        size=("model.backbone.img_size",),
+    )
 
 
 def _disable_downloads(config: Any) -> None:

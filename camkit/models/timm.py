@@ -16,9 +16,12 @@ from urllib.request import getproxies
 from camkit.errors import CamkitError, CheckpointError, UsageError, closest, reason
 from camkit.models.checkpoint import Origin, read_checkpoint
 from camkit.models.classifier import Classifier
+from camkit.models.completeness import Builder
 from camkit.models.environment import find_device, import_framework, quiet
 from camkit.models.options import spelled
 from camkit.models.pillow import Normalisation, prepare
+from camkit.models.settings import Preprocessing, Reading
+from camkit.models.timm_images import data_config, of_grey, sized, spelled_data, trained_with
 from camkit.models.weights import build_for
 
 if TYPE_CHECKING:
@@ -30,7 +33,6 @@ _REFUSED = {  # keyword arguments of timm.create_model that --cfg-options can't 
     "pretrained": "leave CHECKPOINT out to have timm's own weights",
     "checkpoint_path": "give the file as CHECKPOINT",
     "features_only": "features have no classes to explain",
-    "in_chans": "the preprocessing makes images of three channels",
 }
 
 
@@ -40,10 +42,14 @@ def load(
     *,
     device: str = "cpu",
     options: dict[str, Any] | None = None,
-    trust_checkpoint: bool = False,
+    reading: Reading | None = None,
+    preprocessing: Preprocessing | None = None,
     pretrained: bool = True,
 ) -> Classifier:
     """Build a classifier of timm; see :func:`camkit.models.load.load`.
+
+    Images are prepared as ``preprocessing`` says, else as the checkpoint's ``args`` do, which timm's training saves,
+    else as timm does for the model.
 
     Args:
         name: Such as ``resnet18``, ``resnet18.a1_in1k`` with the tag of certain weights, ``hf-hub:OWNER/NAME`` or
@@ -51,7 +57,8 @@ def load(
         checkpoint: Path or URL; None takes timm's own weights.
         device: Where the model goes.
         options: Keyword arguments of ``timm.create_model``.
-        trust_checkpoint: See :func:`camkit.models.checkpoint.read_checkpoint`.
+        reading: How the checkpoint is read. Averaged weights come first, as in timm's ``load_checkpoint``.
+        preprocessing: Mean, standard deviation and input size.
         pretrained: False leaves the weights random where there is no checkpoint.
 
     Raises:
@@ -59,26 +66,38 @@ def load(
         CheckpointError: timm's weights can't be had; and see ``read_checkpoint`` and ``load_into``.
         CamkitError: The device isn't available, a package is missing, or the model can't be built.
     """
+    reading, wanted = reading or Reading(), preprocessing or Preprocessing()
     place = find_device(device)
     timm = import_framework("timm")
-    options = options or {}
+    options = sized(options or {}, wanted)
     _check(timm, name, options)
     report = None
+    notes: tuple[str, ...] = ()
+    trained: dict[str, Any] = {}
     if checkpoint is not None:
-        weights = read_checkpoint(checkpoint, trust=trust_checkpoint)
+        weights = read_checkpoint(checkpoint, trust=reading.trust, weights=reading.weights)
         origin: Origin | None = weights.origin
+        trained = trained_with(weights.args, wanted, options)
+        size = trained.get("size", wanted.size)
+        builder = Builder(
+            partial(_build, timm, name, size=size), options, ("num_classes",), ("in_chans",), ("img_size",)
+        )
         with quiet():
-            model, report = build_for(weights, partial(_build, timm, name), options, _class_count, _renamed)
+            model, report = build_for(weights, builder, _class_count, _renamed, reading)
+        notes = report.notes
     elif pretrained:
-        model, address = _with_own_weights(timm, name, options)
+        model, address = _with_own_weights(timm, name, options, wanted.size)
         origin = Origin(address, None)
     else:
-        model, origin = _build(timm, name, options), None
+        model, origin = _build(timm, name, options, size=wanted.size), None
     model = model.to(place).eval()
-    data = timm.data.resolve_model_data_config(model, {"img_size": options.get("img_size")})
+    data = data_config(timm, model, options, wanted, trained)
+    if trained:
+        notes = (*notes, f"preprocessing as in its training: {spelled_data(data, trained)}")
     with quiet():
-        transform = timm.data.create_transform(**data)
-    normalisation = Normalisation(data["mean"], data["std"])
+        transform: Any = timm.data.create_transform(**data)
+    if data["input_size"][0] == 1:
+        transform = partial(of_grey, transform)
     return Classifier(
         model=model,
         classes=_classes(timm, model),
@@ -87,7 +106,10 @@ def load(
         checkpoint=origin,
         load_warning=report.warning if report else None,
         device=place,
-        _prepare=partial(prepare, transform=transform, normalisation=normalisation, device=place),
+        notes=notes,
+        _prepare=partial(
+            prepare, transform=transform, normalisation=Normalisation(data["mean"], data["std"]), device=place
+        ),
     )
 
 
@@ -109,10 +131,26 @@ def _check(timm: Any, name: str, options: dict[str, Any]) -> None:
         raise UsageError(f"timm has no weights '{name}'; it has {', '.join(known) or f'none for {architecture}'}")
 
 
-def _build(timm: Any, name: str, options: dict[str, Any], *, pretrained: bool = False) -> nn.Module:
+def _build(
+    timm: Any,
+    name: str,
+    options: dict[str, Any],
+    *,
+    size: tuple[int, int] | None = None,
+    pretrained: bool = False,
+) -> nn.Module:
+    """The model; of those that take images of one size only, one for ``size``."""
+    if options.get("in_chans", 3) not in (1, 3):
+        raise UsageError(
+            f"in_chans={options['in_chans']} can't be prepared: timm's preprocessing makes images of three channels, "
+            "or of one with in_chans=1; in Python, camkit.GradCAM(model) takes tensors of any"
+        )
     try:
         with quiet(), _no_waiting_for_the_hub() if pretrained or ":" in name else nullcontext():
-            model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+            model: Any = timm.create_model(name, pretrained=pretrained, **options)
+            own = model.pretrained_cfg
+            if size and "img_size" not in options and own.get("fixed_input_size") and size != own["input_size"][1:]:
+                model = timm.create_model(name, pretrained=pretrained, img_size=size, **options)
     except Exception as error:
         if pretrained:
             raise
@@ -124,10 +162,13 @@ def _build(timm: Any, name: str, options: dict[str, Any], *, pretrained: bool = 
             f"timm's {name} has no classifier, only features; ask for one with --cfg-options num_classes=N, and give "
             "the CHECKPOINT that was trained with it"
         )
-    return model
+    built: nn.Module = model
+    return built
 
 
-def _with_own_weights(timm: Any, name: str, options: dict[str, Any]) -> tuple[nn.Module, str]:
+def _with_own_weights(
+    timm: Any, name: str, options: dict[str, Any], size: tuple[int, int] | None
+) -> tuple[nn.Module, str]:
     """The model with timm's weights for it, and their address."""
     address, plain = name, ":" not in name
     if plain and not timm.list_pretrained(name.partition(".")[0]):
@@ -137,7 +178,7 @@ def _with_own_weights(timm: Any, name: str, options: dict[str, Any]) -> tuple[nn
         address = _address(name, config.to_dict())
         _refuse_random_head(name, config.num_classes, options)
     try:
-        model: Any = _build(timm, name, options, pretrained=True)
+        model: Any = _build(timm, name, options, size=size, pretrained=True)
     except UsageError:
         raise
     except Exception as error:

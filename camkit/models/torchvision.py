@@ -18,9 +18,11 @@ import torch
 from camkit.errors import CamkitError, CheckpointError, UsageError, closest, reason
 from camkit.models.checkpoint import Origin, hash_files, read_checkpoint
 from camkit.models.classifier import Classifier
+from camkit.models.completeness import Builder
 from camkit.models.environment import find_device, import_framework, quiet
 from camkit.models.options import spelled
 from camkit.models.pillow import Normalisation, prepare
+from camkit.models.settings import Preprocessing, Reading
 from camkit.models.weights import build_for
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ _OTHER_TASKS = {  # torchvision's module to what its models do instead
     "optical_flow": "takes pairs of images",
     "quantization": "computes in integers, which have no gradients",
 }
+_TRANSFORMING = ("googlenet", "inception_v3")  # with torchvision's own weights, these normalise their input once more
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 
 
@@ -42,20 +45,23 @@ def load(
     *,
     device: str = "cpu",
     options: dict[str, Any] | None = None,
-    trust_checkpoint: bool = False,
+    reading: Reading | None = None,
+    preprocessing: Preprocessing | None = None,
     pretrained: bool = True,
 ) -> Classifier:
     """Build a classifier of torchvision; see :func:`camkit.models.load.load`.
 
     Preprocessing and class names are those of torchvision's weights: where the checkpoint is one of their files, by its
-    hash, of these; else of those that ``options["weights"]`` names; else of the default ones.
+    hash, of these; else of those that ``options["weights"]`` names; else of the default ones. ``preprocessing`` comes
+    before them, and so do the sizes in the ``args`` of a checkpoint that torchvision's training script saved.
 
     Args:
         name: Such as ``resnet18``, in any case.
         checkpoint: Path or URL; None takes torchvision's own weights.
         device: Where the model goes.
         options: Keyword arguments of the model's builder, ``weights`` (such as IMAGENET1K_V1) among them.
-        trust_checkpoint: See :func:`camkit.models.checkpoint.read_checkpoint`.
+        reading: How the checkpoint is read. Averaged weights come first: torchvision publishes these.
+        preprocessing: Mean, standard deviation and input size, which is square.
         pretrained: False leaves the weights random where there is no checkpoint.
 
     Raises:
@@ -63,36 +69,39 @@ def load(
         CheckpointError: torchvision's weights can't be had; and see ``read_checkpoint`` and ``load_into``.
         CamkitError: The device isn't available, a package is missing, or the model can't be built.
     """
+    reading, wanted = reading or Reading(), preprocessing or Preprocessing()
     place = find_device(device)
     models = import_framework("torchvision").models
     _check(models, name)
-    options = dict(options or {})
+    options = _sized(name, dict(options or {}), wanted)
     # Without categories are weights for features, which VGG-16 has too.
     known = {entry.name: entry for entry in models.get_model_weights(name) if entry.meta["categories"]}
     known["DEFAULT"] = models.get_model_weights(name).DEFAULT
     entry = _find_weights(known, name, options.pop("weights", "DEFAULT"))
     builder = models.get_model_builder(name)
     report, origin = None, None
+    notes: tuple[str, ...] = ()
+    trained: dict[str, Any] = {}
     if checkpoint is not None:
-        weights = read_checkpoint(checkpoint, trust=trust_checkpoint)
+        weights = read_checkpoint(checkpoint, trust=reading.trust, weights=reading.weights)
         origin = weights.origin
         official = _recognise(known, weights.sha256)
         entry = official or entry
         implied = _implied(name, entry) if official else {}
         count = len(entry.meta["categories"])
-        model, report = build_for(
-            weights,
-            partial(_build, builder, name),
-            implied | options,
-            lambda _: int(options.get("num_classes", count)),
-            _renamed,
+        trained = {} if wanted.size or "image_size" in options else _trained_with(weights.args)
+        how = Builder(
+            partial(_build, builder, name), implied | options, classes=("num_classes",), size=_size_options(name)
         )
+        with quiet():
+            model, report = build_for(weights, how, lambda _: int(options.get("num_classes", count)), _renamed, reading)
+        notes = (*report.notes, *_about_input(name, implied | options, trained))
     elif pretrained:
         model = _with_own_weights(builder, name, entry, options)
         origin = Origin(entry.url, _cached_hash(entry.url))
     else:
         model = _build(builder, name, options)
-    transform = _transform(entry, options)
+    transform = _transform(entry, options, wanted, trained)
     model = model.to(place).eval()
     return Classifier(
         model=model,
@@ -102,6 +111,7 @@ def load(
         checkpoint=origin,
         load_warning=report.warning if report else None,
         device=place,
+        notes=notes,
         _prepare=partial(
             prepare,
             transform=transform,
@@ -109,6 +119,54 @@ def load(
             device=place,
         ),
     )
+
+
+def _sized(name: str, options: dict[str, Any], wanted: Preprocessing) -> dict[str, Any]:
+    """The options, with the input size that is asked for where the model is built for one.
+
+    Raises:
+        UsageError: Not square, not of three channels, or a contradiction.
+    """
+    if wanted.channels not in (None, 3):
+        raise UsageError(f"--input-size {wanted.channels} ...: torchvision's networks take images of three channels")
+    if wanted.size is None:
+        return options
+    side, width = wanted.size
+    if side != width:
+        raise UsageError(f"--input-size {side} {width}: torchvision's transforms crop squares; give one side")
+    for key in _size_options(name):
+        if options.setdefault(key, side) != side:
+            raise UsageError(f"--input-size {side} and {spelled({key: options[key]})} contradict; give one of them")
+    return options
+
+
+def _size_options(name: str) -> tuple[str, ...]:
+    """The builder's option for the input size, of networks that have one."""
+    return ("image_size",) if name.lower().startswith("vit_") else ()
+
+
+def _trained_with(args: dict[str, Any]) -> dict[str, Any]:
+    """The sizes for evaluation that torchvision's training script was told."""
+    names = {"val_crop_size": "crop_size", "val_resize_size": "resize_size"}
+    sizes = {ours: args.get(theirs) for theirs, ours in names.items()}
+    whole = all(isinstance(size, int) and 0 < size < 10_000 for size in sizes.values())
+    return sizes if whole else {}
+
+
+def _about_input(name: str, options: dict[str, Any], trained: dict[str, Any]) -> list[str]:
+    """What is to be known about how the network takes its input, which the file's tensors don't say."""
+    lines = []
+    if trained:
+        lines.append(f"preprocessing as in its training: resize {trained['resize_size']}, crop {trained['crop_size']}")
+    if name.lower() in _TRANSFORMING:
+        if "transform_input" in options:
+            lines.append(f"transform_input={options['transform_input']}")
+        else:
+            lines.append(
+                "transform_input=False, as the network is built without weights; if it was fine-tuned from "
+                "torchvision's weights, add --cfg-options transform_input=True"
+            )
+    return lines
 
 
 def _check(models: Any, name: str) -> None:
@@ -145,7 +203,7 @@ def _recognise(known: dict[str, Any], sha256: str) -> Any:
 
 def _implied(name: str, entry: Any) -> dict[str, Any]:
     """The options that torchvision's builder sets itself with these weights."""
-    if name.lower() in ("googlenet", "inception_v3"):
+    if name.lower() in _TRANSFORMING:
         return {"transform_input": True}
     if name.lower().startswith("vit_"):
         return {"image_size": entry.meta["min_size"][0]}
@@ -195,13 +253,17 @@ def _renamed(model: nn.Module, state_dict: dict[str, Tensor]) -> dict[str, Tenso
     return state_dict
 
 
-def _transform(entry: Any, options: dict[str, Any]) -> Any:
-    """The weights' transforms; at the model's input size where an option sets it, as ViT's may."""
+def _transform(entry: Any, options: dict[str, Any], wanted: Preprocessing, trained: dict[str, Any]) -> Any:
+    """The weights' transforms; with the sizes of the training or those asked for, resized in proportion."""
     own = entry.transforms()
-    side = options.get("image_size")
-    if side is None:
-        return own
-    return entry.transforms(crop_size=side, resize_size=round(side * own.resize_size[0] / own.crop_size[0]))
+    side = wanted.size[0] if wanted.size else options.get("image_size")
+    changed: dict[str, Any] = dict(trained)
+    if side is not None:
+        changed = {"crop_size": side, "resize_size": round(side * own.resize_size[0] / own.crop_size[0])}
+    for key, values in (("mean", wanted.mean), ("std", wanted.std)):
+        if values is not None:
+            changed[key] = tuple(values) * (3 // len(values))
+    return entry.transforms(**changed) if changed else own
 
 
 def _classes(entry: Any, model: nn.Module) -> tuple[str, ...] | None:

@@ -5,6 +5,7 @@ No other file of camkit imports transformers, and this one only when it loads a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,13 @@ import torch
 from camkit.errors import CamkitError, CheckpointError, UsageError, closest, reason
 from camkit.models.checkpoint import Checkpoint, hash_files, read_checkpoint
 from camkit.models.classifier import Activation, Classifier
+from camkit.models.completeness import Builder, check_complete
 from camkit.models.environment import find_device, import_framework, quiet
 from camkit.models.options import spelled
 from camkit.models.pillow import Normalisation, measure, prepare
+from camkit.models.prefixes import shapes_of, strip_prefix
+from camkit.models.settings import Preprocessing, Reading
+from camkit.models.state_dicts import some
 from camkit.models.weights import LoadReport, load_report, other_class_count, refuse_class_count
 
 if TYPE_CHECKING:
@@ -82,7 +87,8 @@ def load(
     *,
     device: str = "cpu",
     options: dict[str, Any] | None = None,
-    trust_checkpoint: bool = False,
+    reading: Reading | None = None,
+    preprocessing: Preprocessing | None = None,
     pretrained: bool = True,
 ) -> Classifier:
     """Build a classifier of transformers; see :func:`camkit.models.load.load`.
@@ -92,7 +98,8 @@ def load(
         checkpoint: Path or URL; None takes the folder's own weights.
         device: Where the model goes.
         options: Settings of the config to override; ``num_classes`` is taken for ``num_labels``.
-        trust_checkpoint: See :func:`camkit.models.checkpoint.read_checkpoint`.
+        reading: How the checkpoint is read.
+        preprocessing: Refused: the folder says it.
         pretrained: False leaves the weights random where there is no checkpoint.
 
     Raises:
@@ -100,6 +107,8 @@ def load(
         CheckpointError: The folder holds no weights; and see ``read_checkpoint`` and ``load_into``.
         CamkitError: The device isn't available, a package is missing, or the model can't be built.
     """
+    (preprocessing or Preprocessing()).refuse("set image_mean, image_std and size in preprocessor_config.json")
+    reading = reading or Reading()
     place = find_device(device)
     folder = _find_folder(name)
     import_framework("transformers")
@@ -112,14 +121,14 @@ def load(
     config = _config(folder, options)
     report, weights = None, None
     if checkpoint is not None:
-        weights = read_checkpoint(checkpoint, trust=trust_checkpoint)
+        weights = read_checkpoint(checkpoint, trust=reading.trust, weights=reading.weights)
     elif pretrained:
-        weights = _own_weights(folder, trust=trust_checkpoint)
+        weights = _own_weights(folder, reading)
     with _silent():
         if weights is None:
             model = _model_class(config, folder)(config)
         else:
-            model, report = _load_model(weights, config, folder, options)
+            model, report = _load_model(weights, config, folder, options, reading)
     model = model.to(place).eval()
     return Classifier(
         model=model,
@@ -129,6 +138,7 @@ def load(
         checkpoint=weights.origin if weights else None,
         load_warning=report.warning if report else None,
         device=place,
+        notes=report.notes if report else (),
         _prepare=_Processor(folder, place),
     )
 
@@ -190,64 +200,117 @@ def _model_class(config: Any, folder: Path) -> Any:
     return next((kind for kind in kinds if kind.__name__ in (config.architectures or ())), kinds[0])
 
 
-def _own_weights(folder: Path, *, trust: bool) -> Checkpoint:
-    """The folder's weights, from one file or from several shards."""
+def _own_weights(folder: Path, reading: Reading) -> Checkpoint:
+    """The folder's weights, from one file or from several shards, none of which may be missing."""
     files = next((found for found in (sorted(folder.glob(pattern)) for pattern in _WEIGHTS) if found), [])
     if not files:
         raise CheckpointError(
             f"the folder {folder} holds no weights (model.safetensors); give CHECKPOINT, a file with them"
         )
-    parts = [read_checkpoint(str(file), trust=trust) for file in files]
+    missing = _missing_shards(files)
+    if missing and not reading.allow_partial:
+        raise CheckpointError(
+            f"the folder {folder} lacks {len(missing)} of its {len(files) + len(missing)} shards ({some(missing)}); "
+            "fetch what is missing, or add --allow-partial for random weights in its place"
+        )
+    parts = [read_checkpoint(str(file), trust=reading.trust, weights=reading.weights) for file in files]
     if len(parts) == 1:
         return parts[0]
     tensors = {name: tensor for part in parts for name, tensor in part.state_dict.items()}
     return Checkpoint(tensors, {}, str(folder), hash_files(*files))
 
 
+def _missing_shards(files: list[Path]) -> list[str]:
+    """The shards that the names of the others speak of: ``model-00002-of-00003.safetensors``."""
+    match = re.fullmatch(r"(.*-)(\d+)(-of-)(\d+)(\..*)", files[0].name)
+    if match is None:
+        return []
+    begin, digits, of, total, end = match.groups()
+    names = [f"{begin}{number:0{len(digits)}}{of}{total}{end}" for number in range(1, int(total) + 1)]
+    return [name for name in names if name not in {file.name for file in files}]
+
+
 def _load_model(
-    weights: Checkpoint, config: Any, folder: Path, options: dict[str, Any]
+    weights: Checkpoint, config: Any, folder: Path, options: dict[str, Any], reading: Reading
 ) -> tuple[nn.Module, LoadReport]:
     """The model with the weights, and with as many classes as these; transformers itself renames older tensors."""
     from transformers import AutoConfig
 
     model_class = _model_class(config, folder)
 
-    def attempt(config: Any) -> tuple[Any, dict[str, Any]]:
+    def build(settings: dict[str, Any]) -> nn.Module:
         try:
-            model, info = model_class.from_pretrained(
-                None,
-                config=config,
-                state_dict=dict(weights.state_dict),
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
+            model: nn.Module = model_class(AutoConfig.from_pretrained(str(folder), **_LOCAL, **settings))
         except Exception as error:
-            raise CheckpointError(
-                f"the checkpoint {weights.source} can't be loaded into the model of {folder}: {reason(error)}"
-            ) from error
-        return model, info
+            raise UsageError(f"{spelled(settings)} doesn't fit {folder / 'config.json'}: {reason(error)}") from error
+        return model
 
-    model, info = attempt(config)
-    shapes = ((tuple(theirs), tuple(ours)) for _, theirs, ours in info["mismatched_keys"])
-    count = other_class_count(shapes, config.num_labels)
+    model, info, weights = _unwrapped(model_class, weights, config, folder, reading)
+    shapes = {name: (tuple(theirs), tuple(ours)) for name, theirs, ours in info["mismatched_keys"]}
+    count = other_class_count(model, shapes, config.num_labels)
     if count is not None:
         refuse_class_count(weights.source, options, "num_labels", count)
-        model, info = attempt(AutoConfig.from_pretrained(str(folder), **_LOCAL, **options, num_labels=count))
-    mismatched = sorted(name for name, *_ in info["mismatched_keys"])
-    if options and mismatched:
-        raise UsageError(
-            f"{spelled(options)} doesn't fit the weights {weights.source}: {len(mismatched)} tensors have another shape"
-            f" ({mismatched[0]}, ...); leave it out"
-        )
+        options = options | {"num_labels": count}
+        config = AutoConfig.from_pretrained(str(folder), **_LOCAL, **options)
+        model, info = _attempt(model_class, weights.state_dict, config, weights.source, folder)
     report = load_report(
         model,
         weights,
+        reading,
         missing=sorted(info["missing_keys"]),
-        mismatched=mismatched,
+        mismatched={name: (theirs, ours) for name, theirs, ours in sorted(info["mismatched_keys"])},
         unexpected=sorted(info["unexpected_keys"]),
     )
+    builder = Builder(build, options, ("num_labels",), ("num_channels",), ("image_size",))
+    check_complete(model, weights, report, reading, builder)
     return model, report
+
+
+def _unwrapped(
+    model_class: Any, weights: Checkpoint, config: Any, folder: Path, reading: Reading
+) -> tuple[Any, dict[str, Any], Checkpoint]:
+    """The model with the weights, without a prefix before their names where fewer are missing then.
+
+    transformers knows the names of its older releases, so that trying is the only way to tell what fits.
+    """
+    tried: dict[tuple[str, ...], tuple[Any, dict[str, Any]]] = {}
+
+    def fit(tensors: dict[str, Tensor]) -> int:
+        names = tuple(tensors)
+        if names not in tried:
+            tried[names] = _attempt(model_class, tensors, config, weights.source, folder)
+        model, info = tried[names]
+        return len(model.state_dict()) - len(info["missing_keys"]) - len(info["mismatched_keys"])
+
+    fit(weights.state_dict)
+    model, info = tried[tuple(weights.state_dict)]
+    if info["missing_keys"]:
+        tensors, note = strip_prefix(
+            weights.state_dict, shapes_of(model.state_dict()), weights.source, weights=reading.weights, fit=fit
+        )
+        weights = weights.with_tensors(tensors, note)
+        model, info = tried[tuple(tensors)]
+    return model, info, weights
+
+
+def _attempt(
+    model_class: Any, tensors: dict[str, Tensor], config: Any, source: str, folder: Path
+) -> tuple[Any, dict[str, Any]]:
+    """The model that transformers makes of the weights, and its account of what fitted."""
+    try:
+        model, info = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(tensors),
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise CheckpointError(
+            f"the checkpoint {source} can't be loaded into the model of {folder}: {reason(error)}"
+        ) from error
+    return model, info
 
 
 def _classes(config: Any) -> tuple[str, ...] | None:

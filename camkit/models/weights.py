@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from camkit.errors import CheckpointError, UsageError, first_line
-from camkit.models.checkpoint import some
+from camkit.models.completeness import Builder, check_complete
+from camkit.models.dependence import depended_on
+from camkit.models.prefixes import fitting, shapes_of, strip_prefix
+from camkit.models.settings import Reading
+from camkit.models.state_dicts import printable, some
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
     from camkit.models.checkpoint import Checkpoint
 
-    Shapes = Iterable[tuple[Sequence[int], Sequence[int]]]
+    Shapes = Mapping[str, tuple[Sequence[int], Sequence[int]]]
+
+_STRICT = Reading()
+_MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((\[[\d, ]*\])\).*?torch\.Size\((\[[\d, ]*\])\)")
 
 
 @dataclass(frozen=True)
 class LoadReport:
     """Which of a model's and a checkpoint's tensors fitted.
 
-    ``loaded`` counts parameters and buffers but for ``num_batches_tracked``, which inference doesn't read.
+    ``loaded`` counts parameters and buffers but for ``num_batches_tracked``, which inference doesn't read. ``shapes``
+    are the checkpoint's of the ``mismatched``, ``own_shapes`` the model's. ``notes`` say what was taken of the file.
+    ``seed`` is what random weights were drawn with, where they are allowed in place of those that are lacking.
     """
 
     loaded: int
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
+    own_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
+    notes: tuple[str, ...] = ()
+    seed: int | None = None
 
     @property
     def warning(self) -> str | None:
@@ -43,28 +56,138 @@ class LoadReport:
             )
             if names
         ]
-        total = self.loaded + len(self.missing) + len(self.mismatched)
         if not parts:
             return None
-        return f"the checkpoint fits {self.loaded} of the model's {total} tensors: {'; '.join(parts)}"
+        lacking = (*self.missing, *self.mismatched)
+        total = self.loaded + len(lacking)
+        line = f"the checkpoint fits {self.loaded} of the model's {total} tensors: {'; '.join(parts)}"
+        if lacking and self.seed is not None:
+            return f"{line}; what is lacking is random, drawn with --seed {self.seed}"
+        return f"{line}; what is lacking isn't needed for the scores" if lacking else line
 
 
-def load_into(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
-    """Load the tensors that fit, skip and report the others. The model's own hooks may rename and resize.
+def load_into(
+    model: nn.Module, checkpoint: Checkpoint, reading: Reading = _STRICT, builder: Builder | None = None
+) -> LoadReport:
+    """Load a checkpoint into a model, without the prefix that wrappers put before its names.
+
+    The model's own hooks may rename and resize. What the scores don't depend on may be missing, of another shape or
+    unknown: it is skipped and reported.
+
+    Args:
+        model: On the CPU.
+        checkpoint: What to load.
+        reading: What may be lacking, and which weights are taken.
+        builder: How the model was built, for advice on how to build one that fits.
 
     Raises:
-        CheckpointError: None of the model's parameters is in the checkpoint, or a hook of the model failed.
+        CheckpointError: None of the model's parameters is in the checkpoint, or not all that the scores depend on; it
+            is of another architecture; or a hook of the model failed.
     """
+    own = shapes_of(model.state_dict())
+    tensors, note = strip_prefix(checkpoint.state_dict, own, checkpoint.source, weights=reading.weights)
+    checkpoint = checkpoint.with_tensors(tensors, note)
+    return _load(model, checkpoint, reading, builder)
+
+
+def load_report(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    reading: Reading,
+    *,
+    missing: Sequence[str],
+    mismatched: Mapping[str, tuple[Sequence[int], Sequence[int]]],
+    unexpected: Sequence[str],
+) -> LoadReport:
+    """Report on a checkpoint that was loaded into a model, from the names of the tensors that didn't fit.
+
+    Args:
+        model: The model.
+        checkpoint: What was loaded.
+        reading: See :func:`load_into`.
+        missing: Names of the model's.
+        mismatched: Of those in both, the shapes (checkpoint's, model's) where they differ.
+        unexpected: Names of the checkpoint's.
+
+    Raises:
+        CheckpointError: None of the model's parameters is in the checkpoint.
+    """
+    names = _counted(model.state_dict(keep_vars=True))
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if parameters and not parameters.difference(missing, mismatched):
+        other = f"; the file says that it is of {printable(checkpoint.arch)}" if checkpoint.arch else ""
+        raise CheckpointError(
+            f"the checkpoint {checkpoint.source} fits none of the model's {len(parameters)} parameters: it has "
+            f"{some(checkpoint.state_dict)}, the model {some(names)}{other}; take the config that belongs to the "
+            "checkpoint"
+        )
+    missing = _counted(missing)
+    return LoadReport(
+        len(names) - len(missing) - len(mismatched),
+        tuple(missing),
+        tuple(_counted(unexpected)),
+        tuple(mismatched),
+        {name: tuple(theirs) for name, (theirs, _) in mismatched.items()},
+        {name: tuple(ours) for name, (_, ours) in mismatched.items()},
+        checkpoint.notes,
+        reading.seed if reading.allow_partial else None,
+    )
+
+
+def build_for(
+    checkpoint: Checkpoint,
+    builder: Builder,
+    class_count: Callable[[nn.Module], int],
+    rename: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]],
+    reading: Reading = _STRICT,
+) -> tuple[nn.Module, LoadReport]:
+    """Build a model with as many classes as the checkpoint has, and load the checkpoint into it.
+
+    Args:
+        checkpoint: What to load.
+        builder: Builds the model from keyword arguments, ``num_classes`` among them.
+        class_count: The number of classes of a model.
+        rename: The checkpoint's tensors under the model's names, where the framework has changed them since.
+        reading: See :func:`load_into`.
+
+    Raises:
+        UsageError: The user asked for another number of classes.
+        CheckpointError: See :func:`load_into`.
+    """
+    options = builder.options
+    model = builder.build(options)
+    own = shapes_of(model.state_dict())
+    tensors, note = strip_prefix(
+        checkpoint.state_dict,
+        own,
+        checkpoint.source,
+        weights=reading.weights,
+        fit=lambda tensors: fitting(rename(model, tensors), own),
+    )
+    renamed = rename(model, tensors)
+    checkpoint = checkpoint.with_tensors(tensors, note).with_tensors(renamed, _about_sizes(tensors, renamed))
+    shapes = {name: (tuple(tensor.shape), own[name]) for name, tensor in checkpoint.state_dict.items() if name in own}
+    count = other_class_count(model, shapes, class_count(model))
+    if count is not None:
+        refuse_class_count(checkpoint.source, options, "num_classes", count)
+        builder = replace(builder, options=options | {"num_classes": count})
+        model = builder.build(builder.options)
+    return model, _load(model, checkpoint, reading, builder)
+
+
+def _load(model: nn.Module, checkpoint: Checkpoint, reading: Reading, builder: Builder | None) -> LoadReport:
+    """Load the tensors that fit, and check that the others don't matter."""
+    _refuse_integers(model, checkpoint)
     found: list[tuple[list[str], list[str]]] = []
     # A mismatch of shapes makes load_state_dict raise, after everything else was loaded and after this hook ran.
     handle = model.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
         lambda _, keys: found.append((list(keys.missing_keys), list(keys.unexpected_keys)))
     )
-    mismatched: list[str] = []
+    mismatched: dict[str, tuple[Sequence[int], Sequence[int]]] = {}
     try:
         model.load_state_dict(checkpoint.state_dict, strict=False)
     except Exception as error:
-        mismatched = re.findall(r"size mismatch for (\S+): ", str(error))
+        mismatched = {name: (_sizes(theirs), _sizes(ours)) for name, theirs, ours in _MISMATCH.findall(str(error))}
         lines = str(error).splitlines()
         others = [line for line in lines if "size mismatch for " not in line and "Error(s) in loading" not in line]
         if not found or not mismatched or others:
@@ -75,78 +198,59 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
     finally:
         handle.remove()
     missing, unexpected = found[-1]
-    return load_report(model, checkpoint, missing=missing, mismatched=mismatched, unexpected=unexpected)
+    report = load_report(model, checkpoint, reading, missing=missing, mismatched=mismatched, unexpected=unexpected)
+    check_complete(model, checkpoint, report, reading, builder)
+    return report
 
 
-def load_report(
-    model: nn.Module,
-    checkpoint: Checkpoint,
-    *,
-    missing: Sequence[str],
-    mismatched: Sequence[str],
-    unexpected: Sequence[str],
-) -> LoadReport:
-    """Report on a checkpoint that was loaded into a model, from the names of the tensors that didn't fit.
-
-    Raises:
-        CheckpointError: None of the model's parameters is in the checkpoint.
-    """
-    names = _counted(model.state_dict(keep_vars=True))
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    if parameters and not parameters.difference(missing, mismatched):
-        raise CheckpointError(
-            f"the checkpoint {checkpoint.source} fits none of the model's {len(parameters)} parameters: it has "
-            f"{some(checkpoint.state_dict)}, the model {some(names)}; take the config that belongs to the checkpoint"
-        )
-    missing = _counted(missing)
-    return LoadReport(
-        len(names) - len(missing) - len(mismatched), tuple(missing), tuple(_counted(unexpected)), tuple(mismatched)
-    )
+def _refuse_integers(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Refuse quantised weights, which torch would copy into the model as they are, without their scales."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        tensor = checkpoint.state_dict.get(name)
+        if tensor is not None and parameter.is_floating_point() and not tensor.is_floating_point():
+            raise CheckpointError(
+                f"the checkpoint {checkpoint.source} holds {printable(name)} as {tensor.dtype}: its weights are "
+                "quantised; give those in floating point"
+            )
 
 
-def build_for(
-    checkpoint: Checkpoint,
-    build: Callable[[dict[str, Any]], nn.Module],
-    options: dict[str, Any],
-    class_count: Callable[[nn.Module], int],
-    rename: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]],
-) -> tuple[nn.Module, LoadReport]:
-    """Build a model with as many classes as the checkpoint has, and load the checkpoint into it.
-
-    Args:
-        checkpoint: What to load.
-        build: Builds the model from keyword arguments, ``num_classes`` among them.
-        options: The keyword arguments that the user gave.
-        class_count: The number of classes of a model.
-        rename: The checkpoint's tensors under the model's names, where the framework has changed them since.
-
-    Raises:
-        UsageError: The user asked for another number of classes.
-        CheckpointError: See :func:`load_into`.
-    """
-    model = build(options)
-    state_dict = rename(model, checkpoint.state_dict)
-    own = model.state_dict()
-    shapes = ((tensor.shape, own[name].shape) for name, tensor in state_dict.items() if name in own)
-    count = other_class_count(shapes, class_count(model))
-    if count is not None:
-        refuse_class_count(checkpoint.source, options, "num_classes", count)
-        model = build(options | {"num_classes": count})
-    return model, load_into(model, replace(checkpoint, state_dict=state_dict))
+def _about_sizes(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str | None:
+    """A line about the tensors that the framework resampled to the model's size."""
+    changed = [
+        f"{name} {tuple(before[name].shape)} to {tuple(after[name].shape)}"
+        for name in after
+        if name in before and before[name].shape != after[name].shape
+    ]
+    return f"resampled to the model's size by its framework: {some(changed)}" if changed else None
 
 
-def other_class_count(shapes: Shapes, class_count: int) -> int | None:
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", text)))
+
+
+def other_class_count(model: nn.Module, shapes: Shapes, class_count: int) -> int | None:
     """The number of classes of a checkpoint; None where it is the model's, or can't be told.
 
-    It is told from the shapes (checkpoint's, model's) that differ in their first dimension alone, where the model's is
-    its number of classes: these are the classifier's weights. They must agree on the checkpoint's.
+    It is told from the tensors whose shapes differ in their first dimension alone, where the model's is its number of
+    classes: these are the classifier's weights. They must agree on the checkpoint's. Where they don't, or some of them
+    fit, as auxiliary classifiers may, those count that the scores depend on.
+
+    Args:
+        model: The model.
+        shapes: Name to the shapes (checkpoint's, model's) of the tensors in both.
+        class_count: The model's number of classes.
     """
-    counts = {
-        theirs[0]
-        for theirs, ours in shapes
-        if theirs != ours and len(theirs) == len(ours) > 0 and ours[0] == class_count and theirs[1:] == ours[1:]
+    classifiers = {
+        name: theirs[0]
+        for name, (theirs, ours) in shapes.items()
+        if len(theirs) == len(ours) > 0 and ours[0] == class_count and theirs[1:] == ours[1:]
     }
-    return int(counts.pop()) if len(counts) == 1 else None
+    differing = {name: count for name, count in classifiers.items() if count != class_count}
+    if differing and len(set(classifiers.values())) > 1:
+        used = depended_on(model, list(differing))
+        differing = differing if used is None else {name: differing[name] for name in used}
+    counts = set(differing.values())
+    return int(counts.pop()) if len(counts) == 1 and counts != {0} else None
 
 
 def refuse_class_count(source: str, options: dict[str, Any], key: str, count: int) -> None:

@@ -27,7 +27,7 @@ from tests.helpers.refusals import refusal
 def test_every_framework_has_a_module_with_the_same_load() -> None:
     signatures = {str(inspect.signature(import_module(f"camkit.models.{name}").load)) for name in FRAMEWORKS}
     assert len(signatures) == 1
-    ours = inspect.signature(load).parameters.keys() - {"config", "cfg_options"}
+    ours = inspect.signature(load).parameters.keys() - {"config", "cfg_options", "activation"}
     assert inspect.signature(import_module("camkit.models.timm").load).parameters.keys() - {"name", "options"} == ours
 
 

@@ -15,6 +15,7 @@ import camkit
 from camkit.errors import CamkitError, CheckpointError, UsageError
 from camkit.models.frameworks import FRAMEWORKS
 from camkit.models.load import load
+from camkit.models.settings import Preprocessing, Reading
 from tests.helpers.pictures import read, write_photo
 from tests.helpers.refusals import refusal
 from tests.models.installed import installed
@@ -33,8 +34,10 @@ def test_the_framework_gets_what_was_asked(
 ) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(f"camkit.models.{framework}.load", lambda *given, **how: asked.append((given, how)))
-    load(config, "x.pth", device="cuda:1", cfg_options=["num_classes=7"], trust_checkpoint=True, pretrained=False)
-    how = {"device": "cuda:1", "options": options, "trust_checkpoint": True, "pretrained": False}
+    reading, preprocessing = Reading(trust=True, weights="ema", seed=3), Preprocessing(mean=(0.5,))
+    how = {"device": "cuda:1", "reading": reading, "preprocessing": preprocessing, "pretrained": False}
+    load(config, "x.pth", cfg_options=["num_classes=7"], **how)  # type: ignore[arg-type]
+    how |= {"options": options}
     assert asked == [((config.partition(":")[2], "x.pth"), how)]
 
 

@@ -129,13 +129,13 @@ def test_another_input_size_resizes_what_depends_on_it(tmp_path: Path, photo: st
         assert classifier.model(prepared.inputs).shape == (1, 7)
 
 
-def test_a_part_of_a_checkpoint_is_warned_of(tmp_path: Path) -> None:
+def test_a_part_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
     model = saved(tmp_path / "net.pth", "resnet18")
     trunk = {key: value for key, value in model.state_dict().items() if not key.startswith("fc.")}
     torch.save(trunk, tmp_path / "trunk.pth")
-    warning = load("resnet18", str(tmp_path / "trunk.pth")).load_warning
-    assert warning is not None
-    assert "2 missing from the checkpoint (fc.weight, fc.bias)" in warning
+    message = refused(CheckpointError, "resnet18", str(tmp_path / "trunk.pth"))
+    assert "fc.weight (1000, 512) is missing; fc.bias (1000,) is missing" in message
+    assert "--allow-partial" in message
     assert "fits none" in refused(CheckpointError, "vit_tiny_patch16_224", str(tmp_path / "net.pth"))
 
 
@@ -192,7 +192,7 @@ def test_names_that_are_none(name: str, says: str) -> None:
         ({"num_classes": "many"}, "--cfg-options num_classes=many"),
         ({"pretrained": True}, "leave CHECKPOINT out"),
         ({"checkpoint_path": "x.pth"}, "as CHECKPOINT"),
-        ({"in_chans": 1}, "three channels"),
+        ({"in_chans": 4}, "three channels, or of one with in_chans=1"),
         ({"features_only": True}, "no classes"),
     ],
 )

@@ -200,13 +200,12 @@ def test_settings_may_be_overridden(tmp_path: Path) -> None:
     assert "closest: num_labels" in message
 
 
-def test_a_backbone_without_a_head_is_warned_of(tmp_path: Path) -> None:
+def test_a_backbone_without_a_head_is_refused(tmp_path: Path) -> None:
     model = write(tmp_path / "vit")
     model.vit.save_pretrained(tmp_path / "vit")
-    warning = load(str(tmp_path / "vit"), None).load_warning
-    assert warning is not None
-    assert "classifier.weight" in warning
-    assert "missing" in warning
+    message = refused(CheckpointError, tmp_path / "vit")
+    assert "classifier.weight (3, 32) is missing" in message
+    assert "--allow-partial" in message
 
 
 def test_folders_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
