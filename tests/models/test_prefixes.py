@@ -1,0 +1,64 @@
+"""Prefixes are stripped where the model's names are found behind them, in any nesting."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from camkit.errors import CheckpointError
+from camkit.models.prefixes import shapes_of, strip_prefix
+from tests.helpers.refusals import refusal
+
+NET = {"conv.weight": torch.ones(4, 3), "conv.bias": torch.ones(4), "fc.weight": torch.ones(2, 4)}
+OWN = shapes_of(NET)
+
+
+def behind(prefix: str, scale: float = 1) -> dict[str, Tensor]:
+    return {prefix + name: tensor * scale for name, tensor in NET.items()}
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["model.", "net.", "backbone.", "module.", "_orig_mod.", "module.model.", "model._orig_mod.net.", "own_name.a.b."],
+)
+def test_any_nesting(prefix: str) -> None:
+    others = {"criterion.weight": torch.ones(1), "n_averaged": torch.tensor(3)}
+    stripped, note = strip_prefix(behind(prefix) | others, OWN, "x.pth")
+    assert stripped.keys() == NET.keys() | {"criterion.weight"}
+    assert note == f"names without their prefix '{prefix}'"
+
+
+def test_nothing_to_strip() -> None:
+    copy = {f"teacher.{name}": tensor * 2 for name, tensor in NET.items()}
+    stripped, note = strip_prefix(NET | copy, OWN, "x.pth")
+    assert note is None
+    assert stripped["fc.weight"][0, 0] == 1
+
+
+def test_a_head_of_another_size_leaves_the_prefix() -> None:
+    state = behind("module.") | {"module.fc.weight": torch.ones(9, 4)}
+    assert strip_prefix(state, OWN, "x.pth")[0].keys() == NET.keys()
+
+
+def test_a_wrapper_before_another_network() -> None:
+    stripped, _ = strip_prefix(behind("model.", 1) | behind("teacher.", 2), OWN, "x.pth")
+    assert stripped["fc.weight"][0, 0] == 1
+
+
+def test_averaged_copies_under_a_prefix_of_their_own() -> None:
+    state = behind("model.", 1) | behind("ema_model.module.", 2)
+    stripped, note = strip_prefix(state, OWN, "x.pth")
+    assert stripped["fc.weight"][0, 0] == 2
+    assert note is not None
+    assert "beside model.; --weights chooses" in note
+    assert strip_prefix(state, OWN, "x.pth", weights="live")[0]["fc.weight"][0, 0] == 1
+    assert strip_prefix(state, OWN, "x.pth", weights="ema")[0]["fc.weight"][0, 0] == 2
+
+
+def test_two_networks_that_fit_are_not_guessed_among() -> None:
+    state = behind("student.", 1) | behind("teacher.", 2)
+    message = refusal(strip_prefix, CheckpointError, state, OWN, "x.pth")
+    assert "several networks that fit, under student., teacher.; say which with --weights student" in message
+    assert strip_prefix(state, OWN, "x.pth", weights="teacher")[0]["fc.weight"][0, 0] == 2
+    assert strip_prefix(behind("a.") | behind("b."), OWN, "x.pth")[1]  # the same twice: either will do
