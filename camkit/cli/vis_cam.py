@@ -161,6 +161,8 @@ def provenance(
         "config": classifier.source,
         "cfg_options": options.cfg_options,
         "checkpoint": checkpoint and {"source": checkpoint.source, "sha256": checkpoint.sha256},
+        "checkpoint_notes": list(classifier.notes),
+        "activation": classifier.activation,
         "methods": list(told),
         "method_options": {method: each["options"] for method, each in told.items()},
         "layers": {method: each["layers"] for method, each in told.items()},

@@ -15,7 +15,7 @@ from camkit.errors import CheckpointError, UsageError
 
 _EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema")
 _LIVE = ("state_dict", "model", "model_state_dict", "net", "weights", "module")
-_BESIDES = ("optimizer", "optim", "lr_scheduler", "scheduler", "scaler", "amp_scaler", "criterion", "loss")
+_BESIDES = ("optim", "lr_sched", "sched", "scaler", "amp_scaler", "criterion", "loss", "message_hub")  # begin so
 _DEPTH = 2  # entries in entries
 
 
@@ -86,7 +86,7 @@ def _entries(content: object, depth: int = _DEPTH) -> dict[str, Any]:
         return {}
     inner: dict[str, Any] = {}
     for key, value in content.items() if depth else ():
-        if isinstance(key, str) and key.lower() not in _BESIDES:
+        if isinstance(key, str) and not key.lower().startswith(_BESIDES):
             found = _entries(value, depth - 1)
             inner |= {f"{key}.{name}".removesuffix("."): each for name, each in found.items()}
     known = any(name.rpartition(".")[2] in _EMA + _LIVE for name in inner)
