@@ -67,4 +67,7 @@ def load(
             preprocessing=preprocessing or Preprocessing(),
             pretrained=pretrained,
         )
-    return classifier if activation is None else replace(classifier, activation=activation)
+    if activation is None:
+        return classifier
+    tasks = {name: replace(task, activation=activation) for name, task in classifier.tasks.items()}
+    return replace(classifier, activation=activation, tasks=tasks)

@@ -81,27 +81,27 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _candidates(state_dict: dict[str, Tensor], own: Shapes) -> list[str]:
-    """No prefix; those under which the model's names are found, the most first; and those that all names share."""
+    """No prefix; those behind which half of the model's names are found; and those that nearly all names share."""
     votes: collections.Counter[str] = collections.Counter()
     for key in state_dict:
         at = 0
         while at := key.find(".", at) + 1:
             votes[key[:at]] += key[at:] in own
-    voted = [prefix for prefix, count in votes.most_common(_TRIED) if count]
-    shared = [prefix for prefix in _shared(state_dict) if prefix not in voted]
-    return ["", *voted, *shared]
+    voted = [prefix for prefix, count in votes.most_common(_TRIED) if 2 * count >= len(own)]
+    return list(dict.fromkeys(["", *voted, *_shared(state_dict)]))
 
 
 def _shared(state_dict: dict[str, Tensor]) -> list[str]:
     """The dotted beginnings of nearly all names: ``["module.", "module.net."]``."""
     found: list[str] = []
-    names = [name for name in state_dict if name not in _COUNTERS]
-    while names and len(found) < _TRIED:
+    while len(found) < _TRIED:
         begin = found[-1] if found else ""
-        head, dot, _ = names[0][len(begin) :].partition(".")
-        if not dot or not all(name.startswith(f"{begin}{head}.") for name in names):
+        heads = collections.Counter(
+            name[: end + 1] for name in state_dict if name.startswith(begin) and (end := name.find(".", len(begin))) > 0
+        )
+        if not heads or 10 * heads.most_common(1)[0][1] < 9 * len(state_dict):
             break
-        found.append(f"{begin}{head}.")
+        found.append(heads.most_common(1)[0][0])
     return found
 
 

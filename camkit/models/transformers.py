@@ -5,7 +5,6 @@ No other file of camkit imports transformers, and this one only when it loads a 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from camkit.errors import CamkitError, CheckpointError, UsageError, closest, reason
-from camkit.models.checkpoint import Checkpoint, hash_files, read_checkpoint
+from camkit.models.checkpoint import read_checkpoint
 from camkit.models.classifier import Activation, Classifier
 from camkit.models.completeness import Builder, check_complete
 from camkit.models.environment import find_device, import_framework, quiet
@@ -24,23 +23,18 @@ from camkit.models.options import spelled
 from camkit.models.pillow import Normalisation, measure, prepare
 from camkit.models.prefixes import shapes_of, strip_prefix
 from camkit.models.settings import Preprocessing, Reading
-from camkit.models.state_dicts import some
+from camkit.models.shards import read_folder
 from camkit.models.weights import LoadReport, load_report, other_class_count, refuse_class_count
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
+    from camkit.models.checkpoint import Checkpoint
     from camkit.models.prepared import Prepared
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-_WEIGHTS = (  # in the order in which transformers takes them
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model-*-of-*.bin",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +117,7 @@ def load(
     if checkpoint is not None:
         weights = read_checkpoint(checkpoint, trust=reading.trust, weights=reading.weights)
     elif pretrained:
-        weights = _own_weights(folder, reading)
+        weights = read_folder(folder, reading)
     with _silent():
         if weights is None:
             model = _model_class(config, folder)(config)
@@ -198,36 +192,6 @@ def _model_class(config: Any, folder: Path) -> Any:
         ) from None
     kinds = found if isinstance(found, tuple) else (found,)
     return next((kind for kind in kinds if kind.__name__ in (config.architectures or ())), kinds[0])
-
-
-def _own_weights(folder: Path, reading: Reading) -> Checkpoint:
-    """The folder's weights, from one file or from several shards, none of which may be missing."""
-    files = next((found for found in (sorted(folder.glob(pattern)) for pattern in _WEIGHTS) if found), [])
-    if not files:
-        raise CheckpointError(
-            f"the folder {folder} holds no weights (model.safetensors); give CHECKPOINT, a file with them"
-        )
-    missing = _missing_shards(files)
-    if missing and not reading.allow_partial:
-        raise CheckpointError(
-            f"the folder {folder} lacks {len(missing)} of its {len(files) + len(missing)} shards ({some(missing)}); "
-            "fetch what is missing, or add --allow-partial for random weights in its place"
-        )
-    parts = [read_checkpoint(str(file), trust=reading.trust, weights=reading.weights) for file in files]
-    if len(parts) == 1:
-        return parts[0]
-    tensors = {name: tensor for part in parts for name, tensor in part.state_dict.items()}
-    return Checkpoint(tensors, {}, str(folder), hash_files(*files))
-
-
-def _missing_shards(files: list[Path]) -> list[str]:
-    """The shards that the names of the others speak of: ``model-00002-of-00003.safetensors``."""
-    match = re.fullmatch(r"(.*-)(\d+)(-of-)(\d+)(\..*)", files[0].name)
-    if match is None:
-        return []
-    begin, digits, of, total, end = match.groups()
-    names = [f"{begin}{number:0{len(digits)}}{of}{total}{end}" for number in range(1, int(total) + 1)]
-    return [name for name in names if name not in {file.name for file in files}]
 
 
 def _load_model(

@@ -62,3 +62,13 @@ def test_two_networks_that_fit_are_not_guessed_among() -> None:
     assert "several networks that fit, under student., teacher.; say which with --weights student" in message
     assert strip_prefix(state, OWN, "x.pth", weights="teacher")[0]["fc.weight"][0, 0] == 2
     assert strip_prefix(behind("a.") | behind("b."), OWN, "x.pth")[1]  # the same twice: either will do
+
+
+def test_one_name_behind_a_prefix_is_none() -> None:
+    state = {f"x.{name}" if name == "fc.weight" else name: tensor for name, tensor in NET.items()}
+    assert strip_prefix(state, OWN, "x.pth") == (state, None)
+
+
+def test_a_trunk_behind_a_prefix_and_a_head_beside_it() -> None:
+    state = {name if name == "fc.weight" else f"backbone.{name}": tensor for name, tensor in NET.items()}
+    assert strip_prefix(state, OWN, "x.pth")[0].keys() == NET.keys()
