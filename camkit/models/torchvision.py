@@ -211,9 +211,11 @@ def _implied(name: str, entry: Any) -> dict[str, Any]:
 
 
 def _build(builder: Any, name: str, options: dict[str, Any], entry: Any = None) -> nn.Module:
+    # Drawing these networks' weights takes seconds, and a checkpoint follows.
+    plain = {"init_weights": False} if entry is None and name.lower() in _TRANSFORMING else {}
     try:
         with quiet():
-            model: nn.Module = builder(weights=entry, progress=sys.stderr.isatty(), **options)
+            model: nn.Module = builder(weights=entry, progress=sys.stderr.isatty(), **(plain | options))
     except Exception as error:
         if entry is not None:
             raise

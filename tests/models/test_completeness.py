@@ -3,60 +3,22 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from camkit.errors import CamkitError, CheckpointError, UsageError
-from camkit.models.classifier import Classifier
-from camkit.models.load import load
-from camkit.models.settings import Preprocessing, Reading
-from tests.helpers.refusals import refusal
-from tests.models.installed import installed
-from tests.models.same import assert_same
+from camkit.errors import CheckpointError, UsageError
+from camkit.models.settings import Reading
+from tests.models.loading import IMAGES, VIT, VIT_OPTIONS, Loader, assert_same
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.filterwarnings("ignore::camkit.errors.EmptyMapWarning")]
-
-VIT = {"depth": 2, "embed_dim": 48, "num_heads": 3}
-VIT_OPTIONS = [f"{key}={value}" for key, value in VIT.items()]
-IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def timm() -> Any:
-    return installed("timm")
-
-
-@pytest.fixture(scope="module")
-def models() -> Any:
-    return installed("torchvision").models
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-class Loader:
-    """Writes a checkpoint and loads it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path / "net.pth"
-
-    def __call__(self, config: str, content: object, *options: str, **how: Any) -> Classifier:
-        torch.save(content, self.path)
-        return load(config, str(self.path), cfg_options=options, **how)
-
-    def refused(self, kind: type[CamkitError], config: str, content: object, *options: str, **how: Any) -> str:
-        return refusal(self, kind, config, content, *options, **how)
-
-
-@pytest.fixture
-def loader(tmp_path: Path) -> Loader:
-    return Loader(tmp_path)
 
 
 def renamed(state: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
@@ -227,100 +189,3 @@ class TestWeightsAndWrappers:
         classifier = loader("timm:resnet10t", averaged.state_dict())
         assert classifier.load_warning is None
         assert_same(classifier, model, "layer4", IMAGES)
-
-
-class TestPreprocessing:
-    def test_what_timms_training_was_told(self, loader: Loader, timm: Any, photo: str) -> None:
-        from PIL import Image
-
-        model = timm.create_model("resnet10t", num_classes=3)
-        args = {
-            "mean": [0.1, 0.2, 0.3],
-            "std": [0.5],
-            "input_size": [3, 64, 96],
-            "crop_pct": 1.0,
-            "interpolation": "bilinear",
-        }
-        for given in (args, Namespace(**args)):
-            classifier = loader("timm:resnet10t", {"state_dict": model.state_dict(), "args": given})
-            (note,) = classifier.notes
-            assert note.startswith("preprocessing as in its training: size 64x96, mean 0.1 0.2 0.3, std 0.5 0.5 0.5, ")
-            assert note.endswith("interpolation bilinear, crop_pct 1.0")
-            transform = timm.data.create_transform(**timm.data.resolve_data_config(args, model=model))
-            inputs = classifier.prepare(photo).inputs
-            assert inputs.shape == (1, 3, 64, 96)
-            torch.testing.assert_close(inputs[0], transform(Image.open(photo)), rtol=0, atol=1e-6)
-            assert_same(classifier, model, "layer4", inputs)
-
-    @pytest.mark.parametrize(
-        "args", [{"mean": "x", "std": [1, 2], "input_size": "big"}, {"mean": None}, "text", {"crop_pct": 7}]
-    )
-    def test_arguments_that_mean_nothing_to_timm(self, args: object, loader: Loader, timm: Any) -> None:
-        state = timm.create_model("resnet10t").state_dict()
-        assert loader("timm:resnet10t", {"state_dict": state, "args": args}).notes == ()
-
-    @pytest.mark.parametrize("config", ["timm:resnet10t", "torchvision:resnet18"])
-    def test_flags_come_first(self, config: str, loader: Loader, timm: Any, models: Any, photo: str) -> None:
-        model = timm.create_model("resnet10t") if "timm" in config else models.resnet18()
-        content = {"state_dict": model.state_dict(), "args": {"mean": [0.9] * 3, "input_size": [3, 32, 32]}}
-        wanted = Preprocessing(mean=(0.5,), std=(0.25, 0.25, 0.5), input_size=(64,))
-        prepared = loader(config, content, preprocessing=wanted).prepare(photo)
-        assert prepared.inputs.shape == (1, 3, 64, 64)
-        shown = torch.from_numpy(prepared.picture).permute(2, 0, 1).float() / 255
-        expected = (shown - 0.5) / torch.tensor([0.25, 0.25, 0.5])[:, None, None]
-        torch.testing.assert_close(prepared.inputs[0], expected, rtol=0, atol=1e-5)
-
-    def test_a_size_that_is_not_square(self, loader: Loader, timm: Any, photo: str) -> None:
-        model = timm.create_model("vit_tiny_patch16_224", img_size=(96, 160), num_classes=3, **VIT)
-        for options, wanted in ((["img_size=(96,160)"], Preprocessing()), ([], Preprocessing(input_size=(96, 160)))):
-            classifier = loader(
-                "timm:vit_tiny_patch16_224", model.state_dict(), *VIT_OPTIONS, *options, preprocessing=wanted
-            )
-            assert classifier.model.patch_embed.grid_size == (6, 10)  # type: ignore[union-attr]
-            inputs = classifier.prepare(photo).inputs
-            assert inputs.shape == (1, 3, 96, 160)
-            assert_same(classifier, model, "patch_embed.proj", inputs)
-
-    def test_position_embeddings_that_timm_resamples_are_said(self, loader: Loader, timm: Any) -> None:
-        state = timm.create_model("vit_tiny_patch16_224", img_size=96, num_classes=3, **VIT).state_dict()
-        notes = loader("timm:vit_tiny_patch16_224", state, *VIT_OPTIONS).notes
-        assert notes == ("resampled to the model's size by its framework: pos_embed (1, 37, 48) to (1, 197, 48)",)
-
-    @pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
-    def test_transform_input_is_said_and_can_be_set(self, name: str, loader: Loader, models: Any) -> None:
-        layer = "Mixed_5d.branch1x1" if name == "inception_v3" else "inception5b.branch1"
-        images = torch.randn(1, 3, 96, 96)
-        for transform_input in (False, True):
-            model = models.get_model(name, init_weights=False, num_classes=3, transform_input=transform_input)
-            options = ["transform_input=True"] if transform_input else []
-            classifier = loader(f"torchvision:{name}", model.state_dict(), *options)
-            assert classifier.notes[0].startswith(f"transform_input={transform_input}")
-            assert_same(classifier, model, layer, images)
-
-    @pytest.mark.parametrize(
-        ("config", "wanted", "says"),
-        [
-            ("torchvision:resnet18", Preprocessing(input_size=(64, 96)), "crop squares"),
-            ("torchvision:resnet18", Preprocessing(input_size=(1, 64, 64)), "three channels"),
-            ("timm:resnet18", Preprocessing(input_size=(5, 64, 64)), "in_chans=5 can't be prepared"),
-            ("transformers:x", Preprocessing(mean=(0.5,)), "--mean is for timm and torchvision"),
-            ("resnet18_8xb32_in1k", Preprocessing(input_size=(64,)), "--input-size is for timm and torchvision"),
-        ],
-    )
-    def test_what_cannot_be_had(self, config: str, wanted: Preprocessing, says: str) -> None:
-        assert says in refusal(load, UsageError, config, pretrained=False, preprocessing=wanted)
-
-    @pytest.mark.parametrize(
-        "wrong", [{"mean": (1.0, 2.0)}, {"std": (0.0,)}, {"input_size": (0, 3)}, {"input_size": (1, 2, 3, 4)}]
-    )
-    def test_values_that_are_none(self, wrong: dict[str, Any]) -> None:
-        refusal(Preprocessing, UsageError, **wrong)
-
-
-@pytest.mark.parametrize("config", ["timm:resnet10t", "torchvision:resnet18"])
-def test_several_labels_at_once(config: str, loader: Loader, timm: Any, models: Any) -> None:
-    model = timm.create_model("resnet10t", num_classes=3) if "timm" in config else models.resnet18(num_classes=3)
-    logits = torch.tensor([2.0, 0.0, -1.0])
-    assert loader(config, model.state_dict()).probability(logits, 0) == pytest.approx(float(logits.softmax(0)[0]))
-    classifier = loader(config, model.state_dict(), activation="sigmoid")
-    assert classifier.probability(logits, 0) == pytest.approx(float(logits.sigmoid()[0]))

@@ -14,7 +14,7 @@ from camkit.models.load import load
 from camkit.models.settings import Reading
 from tests.helpers.refusals import refusal
 from tests.models.installed import installed
-from tests.models.same import assert_same
+from tests.models.loading import IMAGES, assert_same
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.filterwarnings("ignore::camkit.errors.EmptyMapWarning")]
 
@@ -31,7 +31,6 @@ HEADS = {
     "CSRA": ("None", "dict(type='CSRAClsHead', num_classes=5, in_channels=512, num_heads=1, lam=0.1)"),
     "ArcFace": (POOLED, "dict(type='ArcFaceClsHead', num_classes=5, in_channels=512)"),
 }
-IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def own_model(config: Path, checkpoint: Path | None) -> Any:

@@ -1,15 +1,38 @@
-"""Compare a loaded classifier with its framework's own model: the same logits, and the map that hooks make by hand."""
+"""Write and load checkpoints, and compare with the framework's own model: logits, and the map by hand."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import camkit
+from camkit.errors import CamkitError
 from camkit.models.classifier import Classifier
+from camkit.models.load import load
 from tests.helpers.by_hand import gradcam, of_class
+from tests.helpers.refusals import refusal
+
+VIT = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+"""Of timm's vit_tiny_patch16_224, a tiny one."""
+VIT_OPTIONS = [f"{key}={value}" for key, value in VIT.items()]
+IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+class Loader:
+    """Writes a checkpoint and loads it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path / "net.pth"
+
+    def __call__(self, config: str, content: object, *options: str, **how: Any) -> Classifier:
+        torch.save(content, self.path)
+        return load(config, str(self.path), cfg_options=options, **how)
+
+    def refused(self, kind: type[CamkitError], config: str, content: object, *options: str, **how: Any) -> str:
+        return refusal(self, kind, config, content, *options, **how)
 
 
 def assert_same(classifier: Classifier, model: Any, layer: str, images: Tensor, ours: str | None = None) -> None:
