@@ -133,7 +133,7 @@ def _compare(subject: Subject, path: Path, loaded: State, *, warned: bool, readi
     own = {name: tensor for name, tensor in loaded.items() if not name.endswith("num_batches_tracked")}
     candidates = [_without(inner, begin) for begin in ("", *mutations.PREFIXES, "ema.", "teacher.")]
     for tensors in candidates:
-        extra = {name for name in tensors if name not in loaded and not name.endswith("num_batches_tracked")}
+        extra = {name for name in tensors if name not in loaded and "num_batches_tracked" not in name}
         if extra and not warned:
             continue
         if all(name in tensors and _same(tensors[name], own[name]) for name in own):
