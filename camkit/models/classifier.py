@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from camkit.errors import UsageError, closest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import torch
     from torch import Tensor, nn
 
     from camkit.models.checkpoint import Origin
+    from camkit.models.loader import Loader
     from camkit.models.prepared import Prepared
 
 Activation = Literal["softmax", "sigmoid"]
@@ -84,6 +85,16 @@ class Classifier:
         """
         return self._prepare(expanduser(image))  # noqa: PTH111 (a URL would lose a slash)
 
+    def loader(self) -> Loader:
+        """The preprocessing for many images, in worker processes and batch by batch; see :mod:`camkit.models.loader`.
+
+        Raises:
+            UsageError: There is no preprocessing.
+        """
+        from camkit.models.loader import choose_loader
+
+        return choose_loader(self._prepare, self.device)
+
     def name(self, category: int) -> str:
         """The class name, ``tabby cat``; ``category 281`` where it is unknown."""
         name = self._known_name(category)
@@ -116,25 +127,33 @@ class Classifier:
         Raises:
             UsageError: No class has the name, several have it, or the class names are unknown.
         """
-        if re.fullmatch(r"\s*-?[0-9]+\s*", text):
-            return int(text)
-        if self.classes is None:
-            raise UsageError(f"the class names of {self.source} are unknown, so '{text}' can't be found; give an index")
-        wanted = _plain(text)
-        found = [index for index, name in enumerate(self.classes) if wanted in map(_plain, {name, *_synonyms(name)})]
-        if not found:
-            known = (synonym for name in self.classes for synonym in _synonyms(name))
-            raise UsageError(
-                f"no class '{text}' among the {len(self.classes)} of {self.source}{closest(text, known)}; give a name "
-                "or an index"
-            )
-        if len(found) > 1:
-            several = ", ".join(map(self.named, found[:_LISTED])) + ", ..." * (len(found) > _LISTED)
-            raise UsageError(f"'{text}' names {len(found)} classes of {self.source} ({several}); give the index")
-        return found[0]
+        return find_category(text, self.classes, self.source)
 
     def _known_name(self, category: int) -> str | None:
         return self.classes[category] if self.classes is not None and 0 <= category < len(self.classes) else None
+
+
+def find_category(text: str, classes: Sequence[str] | None, source: str) -> int:
+    """The index of a class given as text, among the classes of ``source``; see :meth:`Classifier.find_category`.
+
+    Raises:
+        UsageError: No class has the name, several have it, or the class names are unknown.
+    """
+    if re.fullmatch(r"\s*-?[0-9]+\s*", text):
+        return int(text)
+    if classes is None:
+        raise UsageError(f"the class names of {source} are unknown, so '{text}' can't be found; give an index")
+    wanted = _plain(text)
+    found = [index for index, name in enumerate(classes) if wanted in map(_plain, {name, *_synonyms(name)})]
+    if not found:
+        known = (synonym for name in classes for synonym in _synonyms(name))
+        raise UsageError(
+            f"no class '{text}' among the {len(classes)} of {source}{closest(text, known)}; give a name or an index"
+        )
+    if len(found) > 1:
+        several = ", ".join(f"{index} {classes[index]}" for index in found[:_LISTED]) + ", ..." * (len(found) > _LISTED)
+        raise UsageError(f"'{text}' names {len(found)} classes of {source} ({several}); give the index")
+    return found[0]
 
 
 def _synonyms(name: str) -> list[str]:

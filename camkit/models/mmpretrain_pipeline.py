@@ -5,22 +5,27 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
-from camkit.errors import CamkitError, reason
+from camkit.errors import CamkitError, UsageError, reason
 from camkit.models.environment import quiet
-from camkit.models.mmpretrain_config import find_pipeline
+from camkit.models.loader import Loaded
+from camkit.models.mmpretrain_config import find_dataset, find_pipeline
 from camkit.models.mmpretrain_names import dataset_type
 from camkit.models.mmpretrain_reader import brighter, red_goes_first, red_image, samples_of
 from camkit.models.mmpretrain_run import Run, Step, StepError, read, run
 from camkit.models.prepared import Prepared, check_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
-    from torch import nn
+    from torch import Tensor, nn
+
+    from camkit.models.loader import Loader
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +36,7 @@ class Pipeline:
     A pipeline that takes images, as of data sets such as CIFAR, gets it from MMPretrain's own reader.
     """
 
+    reader: ClassVar[str] = "opencv"
     model: nn.Module
     config: Any
     source: str
@@ -59,6 +65,45 @@ class Pipeline:
         if not isinstance(inputs, torch.Tensor) or inputs.ndim != 4:
             raise CamkitError(f"the config's data preprocessor makes no batch of images (1, C, H, W) of {path}")
         return Prepared(inputs, done.picture, done.loaded, picture_of, seen_bgr=shown_bgr, whole_bgr=loaded_bgr)
+
+    def loaders(self) -> Iterator[Loader]:
+        """Loaders that may give what the pipeline does, see :func:`camkit.models.loader.choose_loader`."""
+        yield PipelineLoader(self)
+
+    def describe(self) -> str:
+        """The test pipeline, the data preprocessor and its settings, as text."""
+        preprocessor = getattr(self.model, "data_preprocessor", None)
+        return f"{find_pipeline(self.config, self.source)} {preprocessor} {self.config.get('data_preprocessor')}"
+
+    def items(self) -> list[tuple[str, int | None]]:
+        """Path and label of every image of the config's test data set.
+
+        Raises:
+            UsageError: The config has no test data set, or it can't be read.
+        """
+        from mmengine.registry import DefaultScope
+        from mmpretrain.registry import DATASETS
+
+        config = find_dataset(self.config)
+        if not config.get("type"):
+            raise UsageError(f"the config {self.source} has no test data set (test_dataloader.dataset)")
+        try:
+            with quiet(), DefaultScope.overwrite_default_scope("mmpretrain"):
+                dataset = DATASETS.build(config | {"pipeline": []})
+                found = [dataset.get_data_info(index) for index in range(len(dataset))]
+            return [(str(each["img_path"]), each.get("gt_label")) for each in found]
+        except Exception as error:
+            raise UsageError(f"can't read the test data set of {self.source}: {reason(error)}") from error
+
+    def read_and_run(self, path: str) -> Run:
+        """Run the pipeline on an image file, without the data preprocessor.
+
+        Raises:
+            CamkitError: It can't be read, or the pipeline fails on it.
+        """
+        if "://" not in path:  # a URL is fetched by MMEngine's file backends
+            check_file(path)
+        return self._run(path)[0]
 
     def _run(self, path: str) -> tuple[Run, bool | None]:
         """Run the pipeline on the first form of the image that it takes; tell its channel order where that is known.
@@ -136,3 +181,26 @@ class Pipeline:
                 return [TRANSFORMS.build(config) for config in configs]
         except Exception as error:
             raise CamkitError(f"can't build the test pipeline of {self.source}: {reason(error)}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class PipelineLoader:
+    """The test pipeline in worker processes, and the data preprocessor, which normalises batches by itself."""
+
+    pipeline: Pipeline
+
+    def load(self, path: str) -> Loaded:
+        """See :class:`camkit.models.loader.Loader`."""
+        done = self.pipeline.read_and_run(path)
+        height, width = done.loaded.shape[:2]
+        return Loaded(done.packed["inputs"], (height, width))
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """See :class:`camkit.models.loader.Loader`."""
+        model: Any = self.pipeline.model
+        made: Tensor = model.data_preprocessor({"inputs": pixels}, False)["inputs"]
+        return made
+
+    def describe(self) -> str:
+        """See :class:`camkit.models.loader.Loader`."""
+        return self.pipeline.describe()

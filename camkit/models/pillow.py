@@ -74,18 +74,27 @@ def prepare(path: str, transform: Transform, normalisation: Normalisation, devic
     """
     from PIL import Image
 
-    image = read(path)
-    try:
-        with quiet():
-            inputs = transform(image)
-    except Exception as error:
-        raise CamkitError(f"the preprocessing fails on {path}: {type(error).__name__}: {reason(error)}") from error
+    image, inputs = transformed(path, transform)
 
     def picture_of(array: NDArray[Any]) -> NDArray[Any]:
         with quiet():
             return normalisation.undo(transform(Image.fromarray(array)))
 
     return Prepared(inputs[None].to(device), normalisation.undo(inputs), np.array(image), picture_of)
+
+
+def transformed(path: str, transform: Transform) -> tuple[Image, Tensor]:
+    """Read an image and run a transform on it: the image, and what came out.
+
+    Raises:
+        CamkitError: The image is missing or unreadable, or the transform fails on it.
+    """
+    image = read(path)
+    try:
+        with quiet():
+            return image, transform(image)
+    except Exception as error:
+        raise CamkitError(f"the preprocessing fails on {path}: {type(error).__name__}: {reason(error)}") from error
 
 
 def read(path: str) -> Image:

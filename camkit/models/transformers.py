@@ -19,6 +19,7 @@ from camkit.models.checkpoint import read_checkpoint
 from camkit.models.classifier import Activation, Classifier
 from camkit.models.completeness import Builder, check_complete
 from camkit.models.environment import find_device, import_framework, quiet
+from camkit.models.loader import FloatLoader, Normalise, PillowLoader
 from camkit.models.options import spelled
 from camkit.models.pillow import Normalisation, measure, prepare
 from camkit.models.prefixes import shapes_of, strip_prefix
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from camkit.models.checkpoint import Checkpoint
+    from camkit.models.loader import Loader
     from camkit.models.prepared import Prepared
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
@@ -53,6 +55,23 @@ class _Processor:
         if not isinstance(values, torch.Tensor) or values.ndim != 4 or len(values) != 1:
             raise TypeError("the image processor returns no single image in pixel_values")
         return values[0]
+
+    def loaders(self) -> Iterator[Loader]:
+        """Loaders that may give what the processor does, see :func:`camkit.models.loader.choose_loader`."""
+        mean, std = (tuple(getattr(self._load, name, None) or ()) for name in ("image_mean", "image_std"))
+        fused = Normalise(tuple(255 * each for each in mean), tuple(255 * each for each in std), 1.0)
+        for normalise in (fused, Normalise(mean, std, 255.0)) if mean and std else ():
+            yield PillowLoader(self._transform, self._colours, False, normalise, self.device)
+        yield FloatLoader(self._transform, self.device)
+
+    def describe(self) -> str:
+        """The processor's settings as text."""
+        return str(self._load)
+
+    def _colours(self, image: Image) -> Tensor:
+        """The transform without its last step, in 0..255."""
+        found = self._load(images=image, return_tensors="pt", do_rescale=False, do_normalize=False)
+        return torch.as_tensor(found["pixel_values"])[0]
 
     @cached_property
     def _normalisation(self) -> Normalisation:
