@@ -17,6 +17,7 @@ from camkit.models.frameworks import config_forms
 
 if TYPE_CHECKING:
     from camkit.models.classifier import Classifier
+    from camkit.visualize.overlay import Style
 
 
 def add_model(parser: Parser, *, checkpoint: str, config: str = "") -> None:
@@ -90,6 +91,11 @@ def add_reading(parser: Parser) -> None:
         metavar="CATEGORY",
         help='class indices or names such as 281 or "tabby cat", a picture for each; default: the predicted class',
     )
+    add_layout(parser)
+
+
+def add_layout(parser: Parser) -> None:
+    """Add the flags that say how layers and output are read."""
     parser.add_argument(
         "--num-extra-tokens",
         type=_token_count,
@@ -103,8 +109,14 @@ def add_reading(parser: Parser) -> None:
     )
 
 
-def add_methods(parser: Parser, *, default: str) -> None:
-    """Add the flags that choose and configure methods; ``default`` is the help's text for no method named."""
+def add_methods(parser: Parser, *, default: str, chunk: str = "--batch-size") -> None:
+    """Add the flags that choose and configure methods.
+
+    Args:
+        parser: The command's.
+        default: The help's text for no method named.
+        chunk: What the number of perturbed images at a time is called.
+    """
     parser.rewrite = repeat_method_flag
     parser.add_argument(
         "--method",
@@ -122,12 +134,47 @@ def add_methods(parser: Parser, *, default: str) -> None:
         "them)",
     )
     parser.add_argument(
-        "--batch-size",
+        chunk,
         type=positive_count,
         metavar="N",
         help="how many perturbed images go through the network at a time, for methods that need many; default: what "
         "the memory allows",
     )
+
+
+def add_smoothing(parser: Parser) -> None:
+    """Add ``--eigen-smooth`` and ``--aug-smooth``."""
+    parser.add_argument(
+        "--eigen-smooth",
+        "--eigen_smooth",
+        action="store_true",
+        help="reduce to the first principal component of the weighted activations",
+    )
+    parser.add_argument(
+        "--aug-smooth", "--aug_smooth", action="store_true", help="average over six test-time augmentations"
+    )
+
+
+def add_style(parser: Parser) -> None:
+    """Add the flags that say how maps are drawn."""
+    parser.add_argument("--original-size", action="store_true", help="draw on the whole input image")
+    parser.add_argument("--colormap", default="jet", help="an OpenCV colour map; default: jet")
+    parser.add_argument("--alpha", type=float, default=0.5, help="the heat's share, 0 to 1; default: 0.5")
+
+
+def style(options: argparse.Namespace) -> Style:
+    """The style that the flags of :func:`add_style` say.
+
+    Raises:
+        UsageError: An unknown colour map, or a share outside 0 to 1.
+    """
+    from camkit.visualize.colours import find_colormap
+    from camkit.visualize.overlay import Style
+
+    find_colormap(options.colormap)
+    if not 0 <= options.alpha <= 1:
+        raise UsageError(f"--alpha is the heat's share, 0 to 1, got {options.alpha}")
+    return Style(options.colormap, options.alpha)
 
 
 def add_target_layers(parser: Parser) -> None:

@@ -17,6 +17,9 @@ from camkit.versions import require_torch, versions
 
 COMMANDS = {
     "vis-cam": f"explain one image with a model of {framework_titles()}",
+    "run": "explain a data set: maps and scores of many images, in Parquet files",
+    "draw": "draw maps of a run, chosen and sorted, as files or contact sheets",
+    "runs": "print what a run holds",
     "layers": "list the layers that a map can be made of",
     "gallery": "draw every method of one image on one page",
     "demo": "explain a built-in picture with a trained network",

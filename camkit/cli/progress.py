@@ -1,11 +1,11 @@
-"""A progress bar for methods that take long."""
+"""Progress bars: for methods that take long, and for data sets."""
 
 from __future__ import annotations
 
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -60,4 +60,110 @@ def _bar() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+class RunProgress:
+    """How far a data set is, as a context manager: a bar on a terminal, else a line every half a minute.
+
+    Both say images per second, failures and the time left, on standard error.
+    """
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, now: Rows) -> None:
+        """Show how far it is."""
+        if self._is_terminal:
+            self._draw(now)
+        elif time.monotonic() - self._said >= SILENCE:
+            self._said = time.monotonic()
+            left = f", {duration(seconds_left(now))} left" if now.new else ""
+            print(f"camkit: {now.done} of {now.total} images{_pace(now)}{left}", file=sys.stderr, flush=True)
+
+    def say(self, line: str) -> None:
+        """Print a line, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.console.print(f"camkit: {line}", markup=False, highlight=False)
+        else:
+            print(f"camkit: {line}", file=sys.stderr, flush=True)
+
+    def _draw(self, now: Rows) -> None:
+        if self._bar is None:
+            self._bar = _run_bar()
+            self._bar.start()
+        if self._task is None:
+            self._task = self._bar.add_task("images", total=now.total, about="")
+        left = f", {duration(seconds_left(now))} left" if now.new else ""
+        self._bar.update(self._task, completed=now.done, about=f"{_pace(now).removeprefix(', ')}{left}")
+
+
+SILENCE = 30.0
+"""Seconds between two lines where there is no terminal."""
+
+
+class Rows(Protocol):
+    """What :class:`RunProgress` is told, see :class:`camkit.datasets.running.Progress`."""
+
+    @property
+    def total(self) -> int:
+        """Images asked for."""
+
+    @property
+    def done(self) -> int:
+        """Rows there are."""
+
+    @property
+    def failed(self) -> int:
+        """How many of them are errors."""
+
+    @property
+    def new(self) -> int:
+        """Rows that were made now."""
+
+    @property
+    def seconds(self) -> float:
+        """In how many seconds."""
+
+
+def seconds_left(now: Rows) -> float:
+    """How long the rest takes at this pace."""
+    return (now.total - now.done) * now.seconds / max(now.new, 1)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: ``42 s``, ``3 min``, ``1 h 20 min``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _pace(now: Rows) -> str:
+    speed = f", {now.new / now.seconds:.1f} images/s" if now.new and now.seconds else ""
+    return f"{speed}, {now.failed} failed" if now.failed else speed
+
+
+def _run_bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[about]}", markup=False),
+    )
     return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from camkit.cli import flags, report
-from camkit.errors import UsageError
 from camkit.layers.names import find_layers
 from camkit.methods import configured, find_method
-from camkit.visualize.colours import find_colormap
-from camkit.visualize.overlay import Style
 from camkit.visualize.save import PICTURE_SUFFIXES, Writer, check_suffix, check_writable, picture_writer, raw_writer
 from camkit.visualize.window import require_display, show
 
@@ -39,15 +36,7 @@ def add_arguments(parser: Parser) -> None:
     flags.add_target_layers(parser)
     parser.add_argument("--preview-model", action="store_true", help="print the names usable in --target-layers")
     flags.add_methods(parser, default="GradCAM")
-    parser.add_argument(
-        "--eigen-smooth",
-        "--eigen_smooth",
-        action="store_true",
-        help="reduce to the first principal component of the weighted activations",
-    )
-    parser.add_argument(
-        "--aug-smooth", "--aug_smooth", action="store_true", help="average over six test-time augmentations"
-    )
+    flags.add_smoothing(parser)
     parser.add_argument(
         "--save-path",
         type=flags.path,
@@ -61,10 +50,8 @@ def add_arguments(parser: Parser) -> None:
         metavar="FILE.npz",
         help="write the signed maps at layer resolution and how they were made (and open no window)",
     )
-    parser.add_argument("--original-size", action="store_true", help="draw on the whole input image")
+    flags.add_style(parser)
     flags.add_bands(parser)
-    parser.add_argument("--colormap", default="jet", help="an OpenCV colour map; default: jet")
-    parser.add_argument("--alpha", type=float, default=0.5, help="the heat's share, 0 to 1; default: 0.5")
     parser.add_argument("--vit-like", action="store_true", help="accepted; token layers are recognised without it")
 
 
@@ -120,7 +107,7 @@ def draw(
     classifier: Classifier, prepared: Prepared, explanations: Sequence[Explanation], options: argparse.Namespace
 ) -> dict[tuple[str, ...], Picture]:
     """The pictures by what tells them apart: method, category, both, or nothing for a single one."""
-    style = Style(options.colormap, options.alpha)
+    style = flags.style(options)
     if options.grid:
         return {(): report.draw_grid(classifier, prepared, explanations, style, original_size=options.original_size)}
     categories = [(str(category),) for category in report.categories_of(explanations)]
@@ -190,9 +177,7 @@ def _concepts(classifier: Classifier, explanation: Explanation) -> list[dict[str
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before the model loads."""
-    find_colormap(options.colormap)
-    if not 0 <= options.alpha <= 1:
-        raise UsageError(f"--alpha is the heat's share, 0 to 1, got {options.alpha}")
+    flags.style(options)
     flags.check_once("--target-category", options.target_category)
     if options.save_path:
         check_writable(check_suffix(options.save_path, PICTURE_SUFFIXES))

@@ -1,0 +1,164 @@
+"""Pictures of a run's maps, over the images as their files are now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camkit.datasets.places import as_file
+from camkit.datasets.sources import from_text
+from camkit.errors import CamkitError
+from camkit.models import pillow
+from camkit.models.geometry import Geometry
+from camkit.models.prepared import check_file
+from camkit.visualize.gallery import Cell, gallery
+from camkit.visualize.opencv import cv2
+from camkit.visualize.overlay import Style, draw_maps
+from camkit.visualize.picture import Picture
+
+if TYPE_CHECKING:
+    from camkit.datasets.reading import Run
+
+TILE = 224
+"""Height and width of a picture on a sheet."""
+
+
+def draw(
+    run: Run,
+    row: int | str,
+    method: str,
+    target_index: int = 0,
+    *,
+    original_size: bool = False,
+    style: Style | None = None,
+) -> Picture:
+    """Draw a row's map; see :meth:`camkit.datasets.Run.picture`.
+
+    The part that the network saw is cut out of the whole image and resized, which is the picture of
+    ``camkit vis-cam`` but for the way of resizing.
+
+    Raises:
+        CamkitError: The image has no maps, its file can't be read any more, or isn't the one that was explained.
+    """
+    about = run.row(row)
+    maps = run.finished(row, method).numpy()
+    column = next(each for each in run.manifest.columns if each.method == method)
+    if column.concepts:
+        target_index = 0
+    if not -len(maps) <= target_index < len(maps):
+        raise CamkitError(f"{about['id']} has {len(maps)} maps, and no number {target_index}")
+    chosen = maps if column.concepts else maps[[target_index]]
+    whole = read_original(run, about)
+    box = tuple(about[name] for name in ("box_left", "box_top", "box_right", "box_bottom"))
+    size = about["input_height"], about["input_width"]
+    if None in box:
+        if original_size:
+            raise CamkitError(f"where the network looked in {about['id']} isn't known: leave out --original-size")
+        box = (0.0, 0.0, float(whole.shape[1]), float(whole.shape[0]))
+    seen = None
+    image = whole
+    if original_size:
+        place = _geometry(box, size)
+        laid = [place.to_original(each, (whole.shape[0], whole.shape[1])) for each in chosen]
+        chosen, seen = np.stack([each for each, _ in laid]), laid[0][1]
+    else:
+        image = cut(whole, box, size)
+    pictures = draw_maps(
+        image, chosen, style=style, seen=seen, is_saliency=column.saliency, are_concepts=column.concepts
+    )
+    return pictures[0]
+
+
+def read_original(run: Run, about: dict[str, Any]) -> Picture:
+    """The image of a row, whole, as the framework's loader read it.
+
+    Raises:
+        CamkitError: Its file can't be read any more, or has another size than the image that was explained.
+    """
+    with as_file(from_text(about["path"])) as path:
+        image = _read(path, run.manifest.about.get("reader", "pillow"))
+    if image.shape[:2] != (about["height"], about["width"]):
+        raise CamkitError(
+            f"{about['path']} is {image.shape[1]} x {image.shape[0]} now, and was {about['width']} x {about['height']} "
+            "when it was explained"
+        )
+    return image
+
+
+def cut(image: Picture, box: Sequence[float], size: tuple[int, int]) -> Picture:
+    """The part of an image in a box, resized to (height, width); black where the box reaches beyond the image."""
+    left, top, right, bottom = box
+    height, width = size
+    across, down = (right - left) / width, (bottom - top) / height
+    # Much smaller pictures are made of averages first: sampling alone would flicker.
+    factor = max(1, int(min(abs(across), abs(down))))
+    small: Any = image
+    if factor > 1:
+        small = cv2.resize(
+            image, (max(1, image.shape[1] // factor), max(1, image.shape[0] // factor)), interpolation=cv2.INTER_AREA
+        )
+    shrunk_x, shrunk_y = small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]
+    x = ((np.arange(width) + 0.5) * across + left) * shrunk_x - 0.5
+    y = ((np.arange(height) + 0.5) * down + top) * shrunk_y - 0.5
+    places_x, places_y = np.meshgrid(x.astype(np.float32), y.astype(np.float32))
+    inside = ((places_x > -1) & (places_x < small.shape[1]) & (places_y > -1) & (places_y < small.shape[0]))[:, :, None]
+    made = cv2.remap(small, places_x, places_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(np.where(inside, made, 0), dtype=np.uint8)
+
+
+def sheet(
+    pictures: Sequence[Sequence[Picture]],
+    titles: Sequence[str],
+    notes: Sequence[str],
+    rows: Sequence[str],
+    heading: str,
+    columns: int,
+) -> Picture:
+    """A contact sheet, RGB.
+
+    Args:
+        pictures: Of each image, one per row label.
+        titles: Of each image.
+        notes: A small line for each.
+        rows: What the pictures of each image show, from top to bottom.
+        heading: Of the sheet.
+        columns: Images side by side.
+    """
+    cells = [
+        Cell(title, note=note, pictures=[tile(picture) for picture in group])
+        for group, title, note in zip(pictures, titles, notes, strict=True)
+    ]
+    return gallery(cells, rows, columns, heading)
+
+
+def tile(picture: Picture) -> Picture:
+    """A picture fitted into a square of :data:`TILE` pixels, with white beside it."""
+    height, width = picture.shape[:2]
+    scale = TILE / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    fitted = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    made = np.full((TILE, TILE, 3), 255, dtype=np.uint8)
+    top, left = (TILE - size[1]) // 2, (TILE - size[0]) // 2
+    made[top : top + size[1], left : left + size[0]] = fitted
+    return made
+
+
+def _read(path: str, reader: str) -> Picture:
+    """Read as the run did: MMPretrain with OpenCV, the others with Pillow."""
+    if reader != "opencv":
+        return np.array(pillow.read(path), dtype=np.uint8)
+    check_file(path)
+    found: NDArray[Any] | None = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR)
+    if found is None:
+        raise CamkitError(f"can't read {path} as an image; give a picture such as a JPEG or PNG")
+    return np.ascontiguousarray(found[:, :, ::-1])
+
+
+def _geometry(box: Sequence[float], size: tuple[int, int]) -> Geometry:
+    left, top, right, bottom = box
+    height, width = size
+    scale_x, scale_y = (right - left) / width, (bottom - top) / height
+    return Geometry(scale_x, left + scale_x / 2 - 0.5, scale_y, top + scale_y / 2 - 0.5, height, width)

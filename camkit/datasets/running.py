@@ -1,0 +1,468 @@
+"""Explain a data set: from DATA to a run's shards, going on where an earlier run stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from torch import nn
+
+from camkit.datasets import manifest as manifests
+from camkit.datasets.boxes import Boxes, find_rule
+from camkit.datasets.explaining import Explainer, Found, RowMaker
+from camkit.datasets.local import explain_locally, load_image, usual_workers
+from camkit.datasets.manifest import Manifest, read_manifest
+from camkit.datasets.places import Place, find_place
+from camkit.datasets.preparing import preparing
+from camkit.datasets.schema import MapColumn, make_schema
+from camkit.datasets.settings import Pace, Settings, Summary, find_methods, find_target
+from camkit.datasets.sources import Source, find_source, labelled, some
+from camkit.datasets.stopping import Stop, listening
+from camkit.datasets.store import ShardWriter, done, drop_failed, read_columns
+from camkit.errors import CamkitError, UsageError
+from camkit.models.classifier import Classifier
+from camkit.models.load import load
+from camkit.models.pillow import Transform, measure, prepare
+
+if TYPE_CHECKING:
+    from camkit.datasets.cluster import Cluster
+    from camkit.methods import Method
+    from camkit.models.loader import Loader
+
+PROBED = 3
+"""Images that are tried for one that shows which layers and maps there are."""
+KEPT_FAILURES = 3
+"""Errors that a summary holds."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        total: Images asked for.
+        done: Rows there are, those of earlier calls among them.
+        failed: How many of them are errors.
+        new: Rows that this call made.
+        seconds: Since its first image.
+    """
+
+    total: int
+    done: int
+    failed: int
+    new: int
+    seconds: float
+
+
+def run(
+    data: str | Path,
+    model: Classifier | nn.Module | str,
+    out: str | Path,
+    methods: str | Method | Sequence[str | Method] = "GradCAM",
+    target: str | int | Sequence[str | int] = "predicted",
+    target_layers: str | Sequence[str] | None = None,
+    *,
+    checkpoint: str | None = None,
+    transform: Transform | None = None,
+    classes: Sequence[str] | None = None,
+    eigen_smooth: bool = False,
+    aug_smooth: bool = False,
+    num_extra_tokens: int | None = None,
+    output: Any = None,
+    chunk_size: int | None = None,
+    autocast: str = "",
+    map_dtype: str = "float32",
+    batch_size: int = 8,
+    workers: int | None = None,
+    limit: int | None = None,
+    shuffle: int | None = None,
+    retry_failed: bool = False,
+    shard_rows: int = 1000,
+    engine: str = "local",
+    cluster: Cluster | None = None,
+    progress: Callable[[Progress], object] | None = None,
+    say: Callable[[str], object] | None = None,
+    **options: Any,
+) -> Summary:
+    """Explain a data set, and keep maps and scores in a folder of Parquet files.
+
+    The same call goes on where an earlier one stopped. In the main thread, Ctrl-C and SIGTERM end the run when the rows
+    that are ready are written; a second one ends it at once.
+
+    Args:
+        data: A folder, a folder of class folders, a list (.txt, .csv, .jsonl with path, label, id), an address that
+            fsspec knows, or ``config:`` for the test data set of an MMPretrain config.
+        model: What :func:`camkit.models.load.load` returns, or the CONFIG that it takes; or a module, with
+            ``transform``.
+        out: The run's folder, or an address that fsspec knows.
+        methods: Names from :data:`camkit.METHODS`, in any case; several share the forward.
+        target: ``"predicted"``, ``"label"``, ``"both"``, ``"top:K"``, or classes by index or name.
+        target_layers: Dotted names; None for the default ones, chosen once and kept in the run's manifest.
+        checkpoint: Of CONFIG.
+        transform: Of a module: from an RGB PIL image to the normalised (C, H, W) tensor that it takes.
+        classes: Of a module: its classes' names.
+        eigen_smooth: See :class:`camkit.EigenSmooth`.
+        aug_smooth: See :class:`camkit.AugSmooth`.
+        num_extra_tokens: See :class:`camkit.CAM`.
+        output: See :class:`camkit.CAM`.
+        chunk_size: How many perturbed images run at a time, for methods that need many; None asks the memory.
+        autocast: ``"bf16"`` or ``"fp16"`` runs the network in torch's autocast.
+        map_dtype: ``"float32"``, or ``"float16"`` with a scale per map: half the bytes, to 1/2048 of a map's maximum.
+        batch_size: Images that go through the network together.
+        workers: Processes that read and prepare images; None for one, or up to eight beside a GPU; 0 for this process.
+        limit: How many images of ``data`` are explained in all.
+        shuffle: Seed of the order in which they are.
+        retry_failed: Try images again that failed before.
+        shard_rows: About how many rows a file holds.
+        engine: ``"local"`` or ``"ray"``.
+        cluster: Of Ray; None for one on this machine.
+        progress: Called after each batch.
+        say: Called with lines about what happens.
+        **options: Of the methods; each goes to those that have it.
+
+    Returns:
+        How it ended; :func:`load` reads the rows.
+
+    Raises:
+        UsageError: Bad arguments, no images, labels that are no classes.
+        CamkitError: No image can be explained; ``out`` holds something else, a run with other settings, or is in use;
+            a file can't be written. What was written stays, and the same call goes on.
+
+    Example:
+        >>> summary = camkit.datasets.run("photos", model, "run", transform=transform)  # doctest: +SKIP
+        >>> camkit.datasets.load(summary.path).to_pandas()  # doctest: +SKIP
+    """
+    classifier = find_classifier(model, checkpoint, transform, classes)
+    layers = [target_layers] if isinstance(target_layers, str) else target_layers
+    settings = Settings(
+        methods=find_methods(methods, options),
+        target=find_target(target, classifier.find_category),
+        target_layers=tuple(layers or ()),
+        eigen_smooth=eigen_smooth,
+        aug_smooth=aug_smooth,
+        num_extra_tokens=num_extra_tokens,
+        output=output,
+        autocast=autocast,
+        map_dtype=map_dtype,
+        chunk_size=chunk_size,
+    )
+    pace = Pace(batch_size, workers, limit, shuffle, retry_failed, shard_rows)
+    if engine not in ("local", "ray"):
+        raise UsageError(f"engine is 'local' or 'ray', got {engine!r}")
+    if engine == "ray":
+        from camkit.datasets.cluster import Cluster
+
+        cluster = cluster or Cluster()
+        cluster.require()
+    elif cluster is not None:
+        raise UsageError("a cluster is the ray engine's: pass engine='ray'")
+    return _Job(data, classifier, find_place(out), settings, pace, cluster, progress, say).run()
+
+
+def find_classifier(
+    model: Classifier | nn.Module | str,
+    checkpoint: str | None = None,
+    transform: Transform | None = None,
+    classes: Sequence[str] | None = None,
+) -> Classifier:
+    """The classifier of a CONFIG, or of a module with its transform.
+
+    Raises:
+        UsageError: A module without a transform, or one with a checkpoint.
+    """
+    if isinstance(model, Classifier):
+        return model
+    if isinstance(model, str):
+        return load(model, checkpoint)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"the model is a classifier, a module or a CONFIG, got {type(model).__name__}")
+    if transform is None or checkpoint is not None:
+        raise UsageError("a module needs transform=, from a PIL image to its input, and takes no checkpoint")
+    device = next((each.device for each in model.parameters()), None)
+    if device is None:
+        raise UsageError(f"the {type(model).__name__} has no parameters")
+    preparation = partial(prepare, transform=transform, normalisation=measure(transform), device=device)
+    names = None if classes is None else tuple(classes)
+    kind = type(model)
+    return Classifier(
+        model, names, "softmax", f"{kind.__module__}.{kind.__qualname__}", None, None, device, preparation
+    )
+
+
+@dataclass
+class _Job:
+    """One call of :func:`run`."""
+
+    data: str | Path
+    classifier: Classifier
+    place: Place
+    settings: Settings
+    pace: Pace
+    cluster: Cluster | None
+    progress: Callable[[Progress], object] | None
+    say: Callable[[str], object] | None
+
+    def run(self) -> Summary:
+        source = find_source(self.data, self.classifier)
+        loader = self.classifier.loader()
+        manifest = read_manifest(self.place)
+        self.place.lock()
+        try:
+            return self._locked(source, loader, manifest)
+        finally:
+            self.place.unlock()
+
+    def _locked(self, source: Source, loader: Loader, manifest: Manifest | None) -> Summary:
+        fingerprint = manifests.fingerprint(self.classifier, loader, self.settings, source.name)
+        order = source.order(self.pace.shuffle, self.pace.limit)
+        if manifest is not None:
+            manifest.require_same(fingerprint, self.place.name)
+            labels, line = self._labels(source, order, manifest.class_count)
+        else:
+            probe = Probe(self.classifier, loader, self.settings)
+            probe.try_images(source, order)
+            labels, line = self._labels(source, order, probe.class_count)
+            manifest = probe.manifest(labels, fingerprint)
+            manifest.write(self.place)
+        if self.pace.retry_failed:
+            drop_failed(self.place)
+        ids, failed = done(self.place)
+        known = pc.is_in(source.ids, value_set=ids.cast(pa.string())).to_numpy(zero_copy_only=False)
+        left = [position for position in order if not known[position]]
+        notes = [line] if line else []
+        if source.skipped[0]:
+            notes.append(f"{source.skipped[0]} files are no images: {some(source.skipped[1])}")
+        counts = Counts(len(order), len(order) - len(left), self._failed_of(source, order, failed))
+        for note in notes:
+            self._say(note)
+        stopped = self._explain(source, loader, manifest, labels, left, counts) if left else False
+        return replace(counts.summary(self.place.name), stopped=stopped, notes=tuple(notes), layers=manifest.layers)
+
+    def _failed_of(self, source: Source, order: Sequence[int], failed: int) -> int:
+        """How many of the images asked for are errors already."""
+        if not failed or len(order) == len(source):
+            return failed
+        table = read_columns(self.place, ["id", "error"])
+        bad = table.filter(pc.is_valid(table["error"]))["id"]
+        return int(np.count_nonzero(pc.is_in(source.ids.take(pa.array(order)), value_set=bad.cast(pa.string()))))
+
+    def _labels(self, source: Source, order: Sequence[int], class_count: int) -> tuple[list[int | None], str]:
+        outside = [each for each in self.settings.target.classes if not 0 <= each < class_count]
+        if outside:
+            raise UsageError(f"category {outside[0]} is outside 0..{class_count - 1}")
+        labels, line = labelled(source, self.classifier, class_count)
+        if self.settings.target.needs_labels:
+            bad = source.problems
+            without = [source.ids[each].as_py() for each in order if labels[each] is None and each not in bad]
+            if without:
+                why = f"; {line}" if line.startswith("no labels") else ""
+                raise UsageError(
+                    f"--target {self.settings.target} needs labels, and {len(without)} of {len(order)} images have none"
+                    f" ({some(without)}){why}; give class folders named as the classes, or a list with the column label"
+                )
+        return labels, line
+
+    def _explain(
+        self,
+        source: Source,
+        loader: Loader,
+        manifest: Manifest,
+        labels: Sequence[int | None],
+        left: Sequence[int],
+        counts: Counts,
+    ) -> bool:
+        """Explain what is left; whether the run was asked to stop before its end."""
+        schema = make_schema(manifest.columns)
+        writer = ShardWriter(self.place, schema, manifest.columns, self.pace.shard_rows)
+        with (
+            listening(self._say) as stop,
+            closing(self._rows(source, loader, manifest, schema, labels, left, stop)) as found,
+        ):
+            counts.start()
+            try:
+                for batch in found:
+                    writer.add(batch)
+                    counts.add(batch)
+                    if self.progress is not None:
+                        self.progress(counts.progress())
+                    if stop.requested:
+                        break
+            except Exception:
+                if not writer.is_broken:
+                    writer.commit()
+                raise
+            writer.commit()
+        return counts.done < counts.total
+
+    def _rows(
+        self,
+        source: Source,
+        loader: Loader,
+        manifest: Manifest,
+        schema: pa.Schema,
+        labels: Sequence[int | None],
+        left: Sequence[int],
+        stop: Stop,
+    ) -> Generator[pa.RecordBatch, None, None]:
+        if self.cluster is not None:
+            from camkit.datasets.cluster import Work, explain_on_ray
+
+            work = Work(self.classifier, loader, self.settings, manifest)
+            yield from explain_on_ray(
+                self.cluster, work, source, labels, left, batch_size=self.pace.batch_size, stop=stop, say=self._say
+            )
+            return
+        explainer = Explainer(self.classifier, self.settings, manifest.layers)
+        maker = RowMaker(explainer, manifest.columns, schema, Boxes(manifest.rule, preparing(self.classifier)))
+        workers = usual_workers(self.classifier.device) if self.pace.workers is None else self.pace.workers
+        yield from explain_locally(
+            maker, loader, source, labels, left, batch_size=self.pace.batch_size, workers=workers, say=self._say
+        )
+
+    def _say(self, line: str) -> None:
+        if self.say is not None:
+            self.say(line)
+
+
+class Counts:
+    """What a call of :func:`run` has done so far."""
+
+    def __init__(self, total: int, done: int, failed: int) -> None:
+        self.total, self.done, self.failed = total, done, failed
+        self._new = self._new_failed = 0
+        self._failures: list[str] = []
+        self._started = self._last = time.perf_counter()
+
+    def start(self) -> None:
+        """Begin to count the time."""
+        self._started = self._last = time.perf_counter()
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Count rows."""
+        errors = [each for each in batch["error"].to_pylist() if each is not None]
+        self.done += len(batch)
+        self._new += len(batch)
+        self.failed += len(errors)
+        self._new_failed += len(errors)
+        self._failures += errors[: KEPT_FAILURES - len(self._failures)]
+        self._last = time.perf_counter()
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        return Progress(self.total, self.done, self.failed, self._new, self._last - self._started)
+
+    def summary(self, path: str) -> Summary:
+        """How it ended."""
+        return Summary(
+            path=path,
+            total=self.total,
+            done=self.done,
+            failed=self.failed,
+            new=self._new,
+            new_failed=self._new_failed,
+            seconds=self._last - self._started,
+            failures=tuple(self._failures),
+        )
+
+
+class Probe:
+    """Explains the first image that can be, and so finds what the manifest of a new run says.
+
+    Args:
+        classifier: The model.
+        loader: Of images.
+        settings: Of the run.
+    """
+
+    def __init__(self, classifier: Classifier, loader: Loader, settings: Settings) -> None:
+        self._classifier = classifier
+        self._loader = loader
+        self._settings = settings
+        self._explainer = Explainer(classifier, settings)
+        self._inputs: list[tuple[int, Any]] = []
+        self.class_count = 0
+
+    def try_images(self, source: Source, order: Sequence[int]) -> None:
+        """Load images until some can be read, and run the network on the first.
+
+        Raises:
+            CamkitError: None can be read, or the network is no classifier.
+        """
+        problem = ""
+        for position in order:
+            try:
+                if known := source.problems.get(position):
+                    raise CamkitError(known)
+                pixels = load_image(self._loader, source.path(position)).pixels
+            except CamkitError as error:
+                problem = problem or str(error)
+                continue
+            except Exception as error:  # noqa: BLE001 (what a decoder raises)
+                problem = problem or str(error)
+                continue
+            self._inputs.append((position, self._loader.inputs(pixels[None])))
+            if len(self._inputs) == PROBED:
+                break
+        if not self._inputs:
+            raise CamkitError(f"none of the {len(order)} images of {source.name} can be read: {problem}")
+        logits = self._explainer.logits(self._inputs[0][1])
+        if logits.ndim != 2 or not logits.shape[1]:
+            raise UsageError(
+                f"runs need a classifier's logits (batch, classes), the model returns {tuple(logits.shape)}"
+            )
+        self.class_count = logits.shape[1]
+
+    def manifest(self, labels: Sequence[int | None], fingerprint: dict[str, Any]) -> Manifest:
+        """The manifest of the run.
+
+        Raises:
+            CamkitError: The images tried can't be explained.
+        """
+        rule = find_rule(self._classifier.prepare)
+        found = self._found(labels)
+        columns = []
+        for each in found.explanations:
+            for layer, raw in each.raw.items():
+                count, *grid = raw.shape[1:]
+                shape = (count, *grid) if rule.input_size is not None else (count, *[0] * len(grid))
+                columns.append(
+                    MapColumn(
+                        f"{each.method}/{layer}",
+                        each.method,
+                        layer,
+                        shape,
+                        self._settings.map_dtype,
+                        concepts=each.method in found.concepts,
+                        saliency=each.pixels is not None,
+                    )
+                )
+        classes = self._classifier.classes
+        return Manifest(
+            fingerprint=fingerprint,
+            layers={each.method: list(each.layers) for each in found.explanations},
+            columns=columns,
+            rule=rule,
+            class_count=self.class_count,
+            classes=None if classes is None or len(classes) != self.class_count else list(classes),
+            about=manifests.about(self._classifier, self._loader),
+        )
+
+    def _found(self, labels: Sequence[int | None]) -> Found:
+        first: CamkitError | None = None
+        for position, inputs in self._inputs:
+            try:
+                return self._explainer.explain(inputs, [labels[position]])
+            except UsageError:
+                raise
+            except CamkitError as error:
+                first = first or error
+        assert first is not None  # noqa: S101 (there is an image)
+        raise first
