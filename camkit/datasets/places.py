@@ -14,6 +14,8 @@ from camkit.errors import CamkitError, UsageError, reason
 
 _LOCK = "lock"
 _TEMPORARY = ".tmp-"
+_HELD: set[Path] = set()
+"""Folders that this process has locked."""
 
 
 class Place(Protocol):
@@ -149,6 +151,9 @@ class Folder:
 
     def lock(self) -> None:
         """See :class:`Place`. The system gives the lock back when the process ends, also after kill -9."""
+        place = self.path.resolve()
+        if place in _HELD:  # the system's locks are the process'
+            raise CamkitError(f"this process writes to {self.path} already: wait for the end of that run")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / _LOCK).open("a+b")
@@ -165,6 +170,7 @@ class Folder:
                 "another --out"
             ) from None
         self._locked = file
+        _HELD.add(place)
         with suppress(OSError):  # a full disk: it is for people alone
             file.truncate(0)
             file.write(f"process {os.getpid()}".encode())
@@ -178,6 +184,7 @@ class Folder:
         if self._locked is not None:
             self._locked.close()
             self._locked = None
+            _HELD.discard(self.path.resolve())
 
 
 class Storage:

@@ -210,14 +210,21 @@ def gives(loader: Loader, paths: Sequence[str], expected: Sequence[Tensor]) -> b
 
 @contextmanager
 def noise(sizes: Sequence[tuple[int, int]]) -> Iterator[list[str]]:
-    """Paths of pictures of noise, there as long as the context."""
+    """Paths of pictures of noise, there as long as the context.
+
+    Raises:
+        CamkitError: They can't be written.
+    """
     from PIL import Image
 
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        paths = [str(Path(folder) / f"{number}.png") for number in range(len(sizes))]
-        for path, size in zip(paths, sizes, strict=True):
-            Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+        paths = [str(Path(folder) / f"{number}.bmp") for number in range(len(sizes))]
+        try:
+            for path, size in zip(paths, sizes, strict=True):
+                Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+        except OSError as error:
+            raise CamkitError(f"can't write pictures to try to {folder}: {error.strerror or error}") from error
         yield paths
 
 
