@@ -37,7 +37,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--per-class", type=flags.positive_count, metavar="N", help="N of each label, or of each predicted class"
     )
-    parser.add_argument("--sort", metavar="COLUMN", help="by a column, such as score; -score for the highest first")
+    parser.add_argument("--sort", metavar="COLUMN", help="by a column, such as score; the lowest first")
+    parser.add_argument("--descending", action="store_true", help="the highest of --sort first")
     parser.add_argument("--limit", type=flags.positive_count, metavar="N", help="the first N of them")
     parser.add_argument("--method", nargs="+", default=[], metavar="METHOD", help="of the run's; default: all")
     parser.add_argument(
@@ -64,6 +65,8 @@ def main(options: argparse.Namespace) -> None:
         CamkitError: No picture can be drawn.
     """
     flags.style(options)
+    if options.descending and not options.sort:
+        raise UsageError("--descending is the order of --sort: name its column")
     if options.sheet and options.out:
         raise UsageError("--sheet writes sheets and --out single pictures: give one of them")
     if options.sheet:
@@ -94,7 +97,7 @@ def chosen(run: Run, options: argparse.Namespace) -> Run:
     rows = run.filter(options.where, errors=False)
     has_labels = len(rows) and rows.table["label"].null_count < len(rows)
     if options.sort:
-        rows = rows.sort(options.sort.removeprefix("-"), descending=options.sort.startswith("-"))
+        rows = rows.sort(options.sort, descending=options.descending)
     if options.worst:
         rows = rows if options.sort else rows.sort("label_score" if has_labels else "score")
         if not options.per_class:

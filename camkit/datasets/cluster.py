@@ -185,9 +185,8 @@ def count_actors(
             f"{fewer}{more}or take a larger cluster"
         )
     if available.get("CPU", 0.0) < needed:
-        say(
-            f"others hold CPUs of the cluster: {available.get('CPU', 0.0):g} of {cpus:g} are free, {needed:g} are needed"
-        )
+        free = available.get("CPU", 0.0)
+        say(f"others hold CPUs of the cluster: {free:g} of {cpus:g} are free, {needed:g} are needed")
     return actors
 
 

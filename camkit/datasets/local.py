@@ -153,31 +153,34 @@ class Waiting:
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
         self._groups: dict[Any, Ready] = {}
+        self._images = self._bytes = 0
 
     def add(self, ready: Ready) -> Iterator[Ready]:
         """Add images; yield those that go on now."""
         key = ready.pixels.shape[1:], ready.pixels.dtype
         if key in self._groups:
-            ready = _together(self._groups.pop(key), ready)
+            ready = _together(self._taken(key), ready)
         while len(ready.positions) >= self._batch_size:
             yield _part(ready, slice(None, self._batch_size))
             ready = _part(ready, slice(self._batch_size, None))
         if ready.positions:
             self._groups[key] = ready
-        while self._is_too_much():
+            self._images += len(ready.positions)
+            self._bytes += ready.pixels.nbytes
+        while self._images > WAITING_IMAGES or self._bytes > WAITING_BYTES:
             # The largest groups waste the least of a batch.
-            fullest = max(self._groups, key=lambda each: len(self._groups[each].positions))
-            yield self._groups.pop(fullest)
+            yield self._taken(max(self._groups, key=lambda each: len(self._groups[each].positions)))
 
     def rest(self) -> Iterator[Ready]:
         """Yield all that is left."""
         while self._groups:
-            yield self._groups.popitem()[1]
+            yield self._taken(next(iter(self._groups)))
 
-    def _is_too_much(self) -> bool:
-        count = sum(len(each.positions) for each in self._groups.values())
-        size = sum(each.pixels.nbytes for each in self._groups.values())
-        return count > WAITING_IMAGES or size > WAITING_BYTES
+    def _taken(self, key: Any) -> Ready:
+        ready = self._groups.pop(key)
+        self._images -= len(ready.positions)
+        self._bytes -= ready.pixels.nbytes
+        return ready
 
 
 def _together(first: Ready, second: Ready) -> Ready:

@@ -88,7 +88,9 @@ def main(words: Sequence[str] | None = None) -> None:
             print(f"moment {moment + 1}: killed after {rows} rows, {done} are kept", flush=True)
         finish(data, out, "--engine", options.engine)
         assert_same_rows(out, Path(folder) / "undisturbed")
-        print(f"{killed} of {options.moments} times killed in the middle; {options.images} images, each once, rows equal")
+        print(
+            f"{killed} of {options.moments} times killed in the middle; {options.images} images, each once, rows equal"
+        )
 
 
 if __name__ == "__main__":

@@ -167,9 +167,7 @@ def test_a_folder_that_grew_is_finished(data: Path, tmp_path: Path) -> None:
         ({"model": classifier(whole=True)}, "preprocessing .*, now "),
     ],
 )
-def test_other_settings_are_told_apart(
-    data: Path, tmp_path: Path, other: dict[str, object], said: str
-) -> None:
+def test_other_settings_are_told_apart(data: Path, tmp_path: Path, other: dict[str, object], said: str) -> None:
     run(data, classifier(), tmp_path / "run", workers=0, limit=2)
     with pytest.raises(CamkitError, match=said):
         run(**{"data": data, "model": classifier(), "out": tmp_path / "run", "workers": 0, **other})

@@ -1,0 +1,212 @@
+"""DATA: folders, class folders, lists and config:; which images, under which ids, with which labels."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from camkit.datasets.sources import Source, as_text, find_source, from_text, labelled
+from camkit.errors import UsageError
+from tests.datasets.pictures import classifier, write_classes, write_pictures
+
+NET = classifier()
+
+
+def ids(source: Source) -> list[str]:
+    return source.ids.to_pylist()
+
+
+def test_a_folder_is_walked_in_the_order_of_paths(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "b", 2)
+    write_pictures(tmp_path, 1, suffix=".JPG")
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / ".hidden.png").write_text("")
+    source = find_source(tmp_path, NET)
+    assert ids(source) == ["000.JPG", "b/000.png", "b/001.png"]
+    assert source.path(1) == str(tmp_path / "b" / "000.png")
+    assert source.labels == [None] * 3
+    assert source.skipped == (2, ("notes.txt", ".hidden.png")) or source.skipped[0] == 2
+    assert source.order(shuffle=3) == source.order(shuffle=3) != source.order()
+    assert sorted(source.order(shuffle=3)) == source.order() == [0, 1, 2]
+    assert source.order(limit=2) == [0, 1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "elsewhere", 2)
+    data = write_pictures(tmp_path / "data", 1)
+    (data / "link").symlink_to(tmp_path / "elsewhere")
+    (data / "link" / "circle").symlink_to(data)
+    (data / "dangling.png").symlink_to(tmp_path / "nothing.png")
+    assert ids(find_source(data, NET)) == ["000.png", "dangling.png", "link/000.png", "link/001.png"]
+
+
+def test_class_folders_by_name_index_or_order(tmp_path: Path) -> None:
+    source = find_source(write_classes(tmp_path / "names", 1), NET)
+    assert labelled(source, NET, 5) == ([2, 0, 0], "")
+    for name in ("4", "0"):
+        write_pictures(tmp_path / "indices" / name, 1)
+    assert labelled(find_source(tmp_path / "indices", NET), NET, 5)[0] == [0, 4]
+    for name in "abcde":
+        write_pictures(tmp_path / "letters" / name / "deep", 1)
+    nameless = SimpleNamespace(**{**NET.__dict__, "classes": None, "named": str, "find_category": int})
+    with pytest.raises(ValueError, match="invalid literal"):
+        nameless.find_category("a")
+    nameless.find_category = classifier_without_names().find_category
+    labels, line = labelled(find_source(tmp_path / "letters", NET), nameless, 5)  # type: ignore[arg-type]
+    assert labels == [0, 1, 2, 3, 4]
+    assert "alphabetical order" in line
+    # With names known, folders of other names aren't guessed to be classes.
+    labels, line = labelled(find_source(tmp_path / "letters", NET), NET, 5)
+    assert labels == [None] * 5
+    assert "no labels: the 5 folders (a, b, c and 2 more)" in line
+
+
+def classifier_without_names() -> Any:
+    from dataclasses import replace
+
+    return replace(NET, classes=None)
+
+
+def test_text_lists_with_and_without_labels(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 3)
+    (tmp_path / "with space 7.png").write_bytes(b"")
+    path = tmp_path / "list.txt"
+    path.write_text("000.png 2\n001.png\t4\n\n" + str(tmp_path / "002.png") + "\nwith space 7.png\n")
+    source = find_source(path, NET)
+    assert ids(source) == ["000.png", "001.png", str(tmp_path / "002.png"), "with space 7.png"]
+    assert labelled(source, NET, 5)[0] == [2, 4, None, None]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_tables(tmp_path: Path, suffix: str) -> None:
+    write_pictures(tmp_path / "images", 3)
+    rows = [
+        {"path": "images/000.png", "label": "Tabby Cat", "id": "first"},
+        {"path": "images/001.png", "label": "2", "id": "second"},
+        {"path": "images/002.png", "label": "", "id": ""},
+    ]
+    path = tmp_path / f"list{suffix}"
+    if suffix == ".csv":
+        path.write_text("﻿Path,label,id\n" + "".join(",".join(row.values()) + "\n" for row in rows), encoding="utf-8")
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = find_source(path, NET)
+    assert ids(source) == ["first", "second", "images/002.png"]
+    assert source.path(0) == str(tmp_path / "images" / "000.png")
+    assert labelled(source, NET, 5)[0] == [0, 2, None]
+
+
+def test_paths_that_occur_twice_have_ids_of_their_own(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 1)
+    (tmp_path / "list.txt").write_text("000.png\n000.png\n000.png\n")
+    assert ids(find_source(tmp_path / "list.txt", NET)) == ["000.png", "000.png#2", "000.png#3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "file,label\n000.png,1\n", "line 1 of .* has the columns 'file'.* it has path, label, id"),
+        ("a.csv", "label\n1\n", "has no column 'path'"),
+        ("a.csv", "path,label\n000.png,1,2\n", "more cells than the 2 headings"),
+        ("a.csv", 'path\n"000.png\n', "no CSV|no path|don't exist"),
+        ("a.csv", "", "has no column 'path'"),
+        ("a.csv", "path,id\n000.png,x\n000.png,x\n", "1 ids of .* occur more than once: x"),
+        ("a.jsonl", '{"path": "000.png"}\nnonsense\n', "line 2 of .* is no JSON"),
+        ("a.jsonl", "[1]\n", "is no object such as"),
+        ("a.jsonl", '{"path": "000.png", "lable": 1}\n', "closest: label"),
+        ("a.jsonl", '{"path": "000.png", "label": 1.5}\n', "neither an index nor a name: 1.5"),
+        ("a.jsonl", '{"path": ""}\n', "line 1 of .* has no path"),
+        ("a.txt", "\n \n", "names no images"),
+        (
+            "a.txt",
+            "x.png\n000.png\ny.png\nz.png\nw.png\n",
+            r"4 of the 5 images of .* don't exist: .*x.png, .*and 1 more",
+        ),
+        ("a.png", "", "is one image, which camkit vis-cam explains"),
+        ("a.xlsx", "", "neither a folder nor a list"),
+    ],
+)
+def test_lists_that_can_t_be_read_say_why(tmp_path: Path, name: str, content: str, said: str) -> None:
+    write_pictures(tmp_path, 1)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=said) as refused:
+        find_source(tmp_path / name, NET)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("5", r"1 labels outside the classes 0\.\.4 of cnn: 5"),
+        ("-1", "outside"),
+        ("tabby", "1 labels that are no classes.*tabby"),
+    ],
+)
+def test_labels_that_are_no_classes(tmp_path: Path, label: str, said: str) -> None:
+    write_pictures(tmp_path, 1)
+    (tmp_path / "a.csv").write_text(f"path,label\n000.png,{label}\n")
+    with pytest.raises(UsageError, match=said):
+        labelled(find_source(tmp_path / "a.csv", NET), NET, 5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    picture = (write_pictures(tmp_path / "from", 1) / "000.png").read_bytes()
+    data = tmp_path / "data"
+    data.mkdir()
+    names = [b"caf\xe9.png", b"two\nlines.png", "grün.png".encode(), rb"back\xslash.png", rb"a\xe9.png"]
+    for name in names:
+        with open(os.path.join(os.fsencode(data), name), "wb") as file:  # noqa: PTH118, PTH123
+            file.write(picture)
+    source = find_source(data, NET)
+    assert {os.path.basename(os.fsencode(source.path(n))) for n in range(len(source))} == set(names)  # noqa: PTH119
+    assert set(ids(source)) == {r"caf\xe9.png", "two\nlines.png", "grün.png", r"back\xslash.png", r"a\xe9.png"}
+    for n in range(len(source)):
+        assert from_text(as_text(source.path(n))) == source.path(n)
+
+
+@pytest.mark.skipif(sys.platform == "win32" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may")
+def test_folders_that_may_not_be_read_are_rows(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "closed", 1)
+    write_pictures(tmp_path, 1)
+    (tmp_path / "closed").chmod(0)
+    try:
+        source = find_source(tmp_path, NET)
+    finally:
+        (tmp_path / "closed").chmod(0o755)
+    assert "can't read the folder" in source.problems[ids(source).index("closed")]
+
+
+def test_config_means_mmpretrain_s_own_data_set() -> None:
+    with pytest.raises(UsageError, match="config: is the test data set of an MMPretrain config, and cnn is none"):
+        find_source("config:", NET)
+    with pytest.raises(UsageError, match="stands alone"):
+        find_source("config:val", NET)
+
+
+@pytest.mark.frameworks
+def test_config_s_data_set(tmp_path: Path) -> None:
+    from camkit.models.load import load
+
+    for name in ("a", "b"):
+        write_pictures(tmp_path / "root" / name, 2)
+    config = tmp_path / "config.py"
+    config.write_text(
+        f"""
+model = dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18),
+             neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', num_classes=2, in_channels=512))
+data_preprocessor = dict(num_classes=2, mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True)
+test_dataloader = dict(dataset=dict(type='CustomDataset', data_root={str(tmp_path / "root")!r}, with_label=True,
+    pipeline=[dict(type='LoadImageFromFile'), dict(type='Resize', scale=64), dict(type='PackInputs')]))
+"""
+    )
+    source = find_source("config:", load(str(config), pretrained=False))
+    assert ids(source) == ["a/000.png", "a/001.png", "b/000.png", "b/001.png"]
+    assert source.labels == [0, 0, 1, 1]
