@@ -6,6 +6,8 @@ It prints how many rows there are after every batch. ``--wait`` makes every batc
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -26,12 +28,15 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--shard-rows", type=int, default=10)
     parser.add_argument("--wait", type=float, default=0.0)
     parser.add_argument("--engine", default="local")
+    parser.add_argument("--die-at-shard", type=int, help="when it is written, and not yet in its place")
     options = parser.parse_args(words)
 
     def report(progress: Progress) -> None:
         print(progress.done, flush=True)
         time.sleep(options.wait)
 
+    if options.die_at_shard is not None:
+        die_at(f"shard-{options.die_at_shard:06d}.parquet")
     cluster = None
     if options.engine == "ray":
         from camkit.datasets.cluster import Cluster
@@ -57,6 +62,18 @@ def main(words: Sequence[str] | None = None) -> int:
         return 130
     print("stopped" if summary.stopped else "finished", flush=True)
     return 0
+
+
+def die_at(name: str) -> None:
+    """Kill this process when it would move a file of that name to its place."""
+    move = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if target.name == name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return move(self, target)
+
+    Path.replace = replace  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

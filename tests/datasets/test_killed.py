@@ -51,6 +51,17 @@ def test_killed_again_and_again_every_image_has_one_row(data: Path, undisturbed:
     assert not list(out.rglob(".*")), "what a killed process left half-written is gone"
 
 
+def test_killed_between_the_written_file_and_its_name(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with started(data, out, "--die-at-shard", "2") as process:
+        assert process.wait(timeout=PATIENCE) == -signal.SIGKILL
+    assert [path.name for path in sorted((out / "shards").glob("*.parquet"))][-1] == "shard-000001.parquet"
+    assert len(list((out / "shards").glob(".*"))) == 1
+    finish(data, out)
+    assert_same_rows(out, undisturbed)
+    assert not list(out.rglob(".*"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_first_signal_ends_it_with_what_is_ready(
     data: Path, undisturbed: Path, tmp_path: Path, number: signal.Signals
@@ -117,8 +128,11 @@ class Deadly:
             os.kill(os.getpid(), signal.SIGKILL)
         return self.inner.load(path)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["inner"], name)
+    def inputs(self, pixels: Any) -> Any:
+        return self.inner.inputs(pixels)
+
+    def describe(self) -> str:
+        return str(self.inner.describe())
 
 
 @pytest.mark.slow
