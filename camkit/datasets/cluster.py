@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -48,6 +49,7 @@ RETRIES = 2
 """How often work is done again whose process died, before its images are tried one by one."""
 CONNECT_SECONDS = 10.0
 BYTES = "bytes"
+_FOLDER = "camkit-ray-"
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,8 @@ def connected(cluster: Cluster) -> Iterator[Any]:
     try:
         if cluster.address is None:
             # Sockets need short paths, which a run's folder may not have.
-            folder = tempfile.mkdtemp(prefix="camkit-ray-")
+            _remove_left()
+            folder = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-")
             ray.init(num_cpus=cluster.num_cpus, object_store_memory=OBJECT_STORE, _temp_dir=folder, **quiet)
         else:
             ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
@@ -216,6 +219,14 @@ def connected(cluster: Cluster) -> Iterator[Any]:
         with suppress(Exception):
             ray.shutdown()
         if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_left() -> None:
+    """Remove the folders of clusters whose run was killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*-*"):
+        owner = folder.name.removeprefix(_FOLDER).partition("-")[0]
+        if owner.isdecimal() and not Path("/proc", owner).exists() and Path("/proc/self").exists():
             shutil.rmtree(folder, ignore_errors=True)
 
 

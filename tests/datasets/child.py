@@ -73,7 +73,7 @@ def die_at(name: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return move(self, target)
 
-    Path.replace = replace  # type: ignore[method-assign]
+    Path.replace = replace  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":
