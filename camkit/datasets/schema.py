@@ -159,6 +159,8 @@ def unpacked(column: MapColumn, row: Mapping[str, Any]) -> NDArray[np.float32] |
         return None
     flat = getattr(scalar, "value", scalar) if not column.is_ragged else scalar
     numbers = flat.values.to_numpy(zero_copy_only=False).astype(np.float32)
+    if np.isnan(numbers).all():
+        return None
     shape = tuple(row[f"{column.name}.shape"].as_py()) if column.is_ragged else column.shape
     maps: NDArray[np.float32] = numbers.reshape(shape if len(shape) == len(column.shape) else (1, *shape))
     if column.dtype == "float16":
@@ -191,6 +193,11 @@ def _packed(column: MapColumn, maps: NDArray[np.float32]) -> dict[str, pa.Array]
 
 
 def _nulls(count: int, kind: pa.DataType) -> pa.Array:
+    """Cells without a value; NaN for tensors, whose nulls older pyarrow can't read back."""
     if isinstance(kind, pa.BaseExtensionType):
-        return pa.ExtensionArray.from_storage(kind, pa.nulls(count, kind.storage_type))
+        storage = kind.storage_type
+        numbers = np.full(count * storage.list_size, np.nan, storage.value_type.to_pandas_dtype())
+        return pa.ExtensionArray.from_storage(
+            kind, pa.FixedSizeListArray.from_arrays(pa.array(numbers, storage.value_type), storage.list_size)
+        )
     return pa.nulls(count, kind)

@@ -111,7 +111,7 @@ def assert_same_rows(run: Path | Run, expected: Path | Run) -> None:
         for column, value in row.items():
             want = wanted[name][column]
             if isinstance(value, float) or (isinstance(value, list) and value and isinstance(value[0], float)):
-                assert_close(torch.tensor(value), torch.tensor(want), rtol=1e-4, atol=1e-5)
+                assert_close(torch.tensor(value), torch.tensor(want), rtol=1e-4, atol=1e-5, equal_nan=True)
             elif column != "path":
                 assert value == want, (name, column)
 
