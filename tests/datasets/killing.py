@@ -24,11 +24,17 @@ PATIENCE = 300.0
 
 @contextmanager
 def started(data: Path, out: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """A run in a process of its own, killed at the end."""
+    """A run in a process of its own, and in a group of its own as on a terminal; killed at the end."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-m", "tests.datasets.child", str(data), str(out), *words]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        start_new_session=True,
     ) as process:
         try:
             yield process

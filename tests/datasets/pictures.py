@@ -19,6 +19,8 @@ from camkit.models.classifier import Classifier
 from camkit.models.pillow import Normalisation, prepare
 from tests.helpers.networks import SmallCNN, seeded
 
+IMAGES = 60
+"""Pictures of the data set that disturbed runs explain."""
 CLASSES = ("tabby cat", "tiger cat", "espresso", "cup", "dog, hound")
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,9 @@ import pytest
 from camkit.datasets import load, run
 from camkit.errors import CamkitError
 from tests.datasets.killing import PATIENCE, finish, killed_at, started, wait_for_rows
-from tests.datasets.pictures import assert_same_rows, classifier, rows_of, write_pictures
+from tests.datasets.pictures import IMAGES, assert_same_rows, classifier, rows_of
 
-IMAGES = 60
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX systems")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("data") / "data", IMAGES)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed") / "run"
-    run(data, classifier(), out, batch_size=4, workers=0)
-    return out
 
 
 @pytest.mark.slow
@@ -62,15 +49,18 @@ def test_killed_between_the_written_file_and_its_name(data: Path, undisturbed: P
     assert not list(out.rglob(".*"))
 
 
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["the process", "the group"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_first_signal_ends_it_with_what_is_ready(
-    data: Path, undisturbed: Path, tmp_path: Path, number: signal.Signals
+    data: Path, undisturbed: Path, tmp_path: Path, number: signal.Signals, send: Callable[[int, int], None]
 ) -> None:
+    """A terminal sends Ctrl-C to worker processes, too."""
     with started(data, tmp_path / "run", "--wait", "0.1", "--shard-rows", "1000") as process:
         wait_for_rows(process, 8)
-        process.send_signal(number)
+        send(process.pid, number)
         printed, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
     assert printed.endswith("stopped\n")
     assert "once more stops at once" in errors
     assert 8 <= len(load(tmp_path / "run")) < IMAGES

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from camkit.datasets import load, run
 from camkit.errors import CamkitError, PackageError, UsageError
-from tests.datasets.killing import PATIENCE, finish, killed_at, started
-from tests.datasets.pictures import assert_same_rows, classifier, rows_of, write_broken, write_pictures
+from tests.datasets.killing import PATIENCE, finish, killed_at, started, wait_for_rows
+from tests.datasets.pictures import IMAGES, assert_same_rows, classifier, rows_of, write_broken, write_pictures
 from tests.datasets.test_killed import Deadly
 from tests.helpers.networks import SmallCNN, seeded
 
@@ -27,19 +27,6 @@ with_ray = pytest.mark.skipif(
 )
 # Ray warns of its own next releases, in threads of its own too.
 pytestmark = pytest.mark.filterwarnings("ignore")
-IMAGES = 60
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("data") / "data", IMAGES)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed") / "run"
-    run(data, classifier(), out, batch_size=4, workers=0)
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +116,20 @@ def test_a_killed_driver_goes_on(data: Path, undisturbed: Path, tmp_path: Path) 
     assert len(load(out)) < IMAGES
     finish(data, out, "--engine", "ray")
     assert_same_rows(out, undisturbed)
+
+
+@with_ray
+@pytest.mark.slow
+def test_ctrl_c_ends_it_with_what_is_ready(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    with started(data, tmp_path / "run", "--engine", "ray", "--wait", "0.5", "--shard-rows", "1000") as process:
+        wait_for_rows(process, 4)
+        os.killpg(process.pid, signal.SIGINT)
+        printed, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    assert printed.endswith("stopped\n")
+    assert 4 <= len(load(tmp_path / "run")) < IMAGES
+    run(data, classifier(), tmp_path / "run", batch_size=4, workers=0)
+    assert_same_rows(tmp_path / "run", undisturbed)
 
 
 @with_ray
