@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import queue
+import re
 import shutil
 import socket
 import tempfile
@@ -47,6 +48,8 @@ BLOCK_IMAGES = 128
 """Images that one task reads."""
 RETRIES = 2
 """How often work is done again whose process died, before its images are tried one by one."""
+SUSPECTS = 256
+"""Images that are tried one by one at a time."""
 CONNECT_SECONDS = 10.0
 BYTES = "bytes"
 _FOLDER = "camkit-ray-"
@@ -142,20 +145,37 @@ def explain_on_ray(
         actors = count_actors(cluster, ray.cluster_resources(), ray.available_resources(), say)
         handed = ray.put(ray.cloudpickle.dumps(work))
         missing = set(positions)
-        for size, block in ((batch_size, BLOCK_IMAGES), (1, 1)):
-            ordered = [position for position in positions if position in missing]
-            blocks = [_table(source, labels, ordered[at : at + block]) for at in range(0, len(ordered), block)]
-            for batch in _patient(_results(blocks, handed, cluster, actors, size), cluster.timeout, stop):
+        heard = Heard()
+
+        def explained(chosen: Sequence[int], together: int, block: int) -> Iterator[pa.RecordBatch]:
+            blocks = [_table(source, labels, chosen[at : at + block]) for at in range(0, len(chosen), block)]
+            found = _results(blocks, handed, cluster, actors, together, heard)
+            for batch in _patient(found, cluster.timeout, stop):
                 fresh = [position in missing for position in batch[POSITION].to_pylist()]
                 missing.difference_update(batch[POSITION].to_pylist())
                 yield batch if all(fresh) else batch.filter(pa.array(fresh))
-            if not missing or stop.requested:
-                return
-            say(f"{len(missing)} images were held by processes that died; they are tried one by one")
-        lost = [position for position in positions if position in missing]
+
+        yield from explained(positions, batch_size, BLOCK_IMAGES)
+        left = [position for position in positions if position in missing]
+        if not left or stop.is_asked():
+            return
+        if heard.fault:  # images that fail are rows; this would fail again
+            raise CamkitError(f"Ray can't do the work: {heard.fault}; the same command goes on")
+        say(f"{len(left)} images were held by processes that died; they are tried one by one")
         maker = make_maker(work, work.classifier)
-        images = [_image(source, labels, position) for position in lost]
-        yield maker.failures(images, ["the process that held it died, several times"] * len(lost))
+        for at in range(0, len(left), SUSPECTS):
+            suspects = left[at : at + SUSPECTS]
+            yield from explained(suspects, 1, 1)
+            if stop.is_asked():
+                return
+            lost = [position for position in suspects if position in missing]
+            if len(lost) == len(suspects) > 1:
+                raise CamkitError(
+                    f"every process dies on Ray ({heard.crash}): is there enough memory for {actors} actors?"
+                )
+            if lost:
+                images = [_image(source, labels, position) for position in lost]
+                yield maker.failures(images, ["the process that held it died, several times"] * len(lost))
 
 
 def count_actors(
@@ -230,13 +250,41 @@ def _remove_left() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+class Heard(logging.Handler):
+    """Keeps the last errors that Ray Data logs, of blocks that it leaves out.
+
+    Attributes:
+        fault: Of code that raised; empty where none did.
+        crash: Of a process that died.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.fault = self.crash = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        from ray.exceptions import RayTaskError
+
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, RayTaskError):
+            # Its text is a traceback of several errors, with advice below it.
+            raised = re.findall(r"^\s*([A-Z]\w*(?:Error|Exception): .+)$", str(error), re.MULTILINE)
+            self.fault = raised[-1] if raised else reason(error)
+        elif error is not None:
+            self.crash = reason(error)
+
+
 def _results(
-    blocks: Sequence[pa.Table], handed: Any, cluster: Cluster, actors: int, batch_size: int
+    blocks: Sequence[pa.Table], handed: Any, cluster: Cluster, actors: int, batch_size: int, heard: Heard
 ) -> Iterator[pa.RecordBatch]:
     """Rows of the pipeline: read and prepare in tasks, explain in actors. Blocks whose processes die are left out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the next releases of Ray, and of fewer blocks than actors
         explained = _pipeline(blocks, handed, cluster, actors, batch_size)
+    log = logging.getLogger("ray.data")
+    log.handlers, log.propagate = [heard], False  # what it says is said here, in a line
+    log.setLevel(logging.ERROR)
 
     def rows() -> Iterator[pa.RecordBatch]:
         for batch in explained.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
@@ -254,7 +302,6 @@ def _pipeline(blocks: Sequence[pa.Table], handed: Any, cluster: Cluster, actors:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     prepared = ray.data.from_arrow(list(blocks)).map_batches(
         read_batch,
         batch_size=batch_size,
@@ -290,7 +337,7 @@ def _patient(found: Iterator[pa.RecordBatch], timeout: float, stop: Stop) -> Ite
 
     threading.Thread(target=pull, daemon=True).start()
     last = time.monotonic()
-    while not stop.requested:
+    while not stop.is_asked():
         try:
             each = waiting.get(timeout=0.2)
         except queue.Empty:

@@ -293,7 +293,7 @@ class _Job:
                     counts.add(batch)
                     if self.progress is not None:
                         self.progress(counts.progress())
-                    if stop.requested:
+                    if stop.is_asked():
                         break
             except Exception:
                 if not writer.is_broken:

@@ -20,9 +20,13 @@ class Stop:
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self.requested = False
+        self._asked = False
         self._say = say
         self._before: dict[int, Any] = {}
+
+    def is_asked(self) -> bool:
+        """Whether it was."""
+        return self._asked
 
     def listen(self) -> None:
         """Listen to the signals, also where another package has put its handlers in place; in the main thread alone."""
@@ -37,9 +41,9 @@ class Stop:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self._asked:
             raise KeyboardInterrupt
-        self.requested = True
+        self._asked = True
         self._say("stopping when what is ready is written; once more stops at once")
 
 

@@ -103,6 +103,23 @@ def test_an_image_that_kills_every_process_is_a_failure(
     assert_same_rows(good, wanted.take([n for n, name in enumerate(wanted.ids) if name != "017.png"]))
 
 
+def refuse(batch: Any, handed: Any) -> Any:
+    """In place of reading images."""
+    raise RuntimeError("no such module on this machine")
+
+
+@with_ray
+@pytest.mark.slow
+def test_a_cluster_on_which_nothing_works_says_why(
+    data: Path, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("camkit.datasets.cluster.read_batch", refuse)
+    with pytest.raises(CamkitError, match="Ray can't do the work: .*no such module on this machine") as refused:
+        run(data, classifier(), tmp_path / "run", engine="ray", cluster=cluster)
+    assert "\n" not in str(refused.value)
+    assert len(load(tmp_path / "run")) == 0
+
+
 @with_ray
 @pytest.mark.slow
 def test_a_killed_driver_goes_on(data: Path, undisturbed: Path, tmp_path: Path) -> None:
