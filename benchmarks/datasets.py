@@ -29,8 +29,8 @@ from PIL import Image, ImageEnhance
 from benchmarks.networks import enliven, photographs
 from benchmarks.provenance import RESULTS, machine
 from camkit.datasets import load, run
+from camkit.datasets.counting import Counts, Progress
 from camkit.datasets.local import Images, gathered
-from camkit.datasets.running import Counts, Progress
 from camkit.datasets.sources import Source, find_source
 from camkit.models.classifier import Classifier
 from camkit.models.demo import convert_lite0, find_weights

@@ -115,7 +115,7 @@ SILENCE = 30.0
 
 
 class Rows(Protocol):
-    """What :class:`RunProgress` is told, see :class:`camkit.datasets.running.Progress`."""
+    """What :class:`RunProgress` is told, see :class:`camkit.datasets.counting.Progress`."""
 
     @property
     def total(self) -> int:

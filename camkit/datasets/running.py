@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -16,18 +15,20 @@ import pyarrow.compute as pc
 from torch import nn
 
 from camkit.datasets import manifest as manifests
-from camkit.datasets.boxes import Boxes, find_rule
-from camkit.datasets.explaining import Explainer, Found, RowMaker
-from camkit.datasets.local import explain_locally, load_image, usual_workers
+from camkit.datasets.boxes import Boxes
+from camkit.datasets.counting import Counts, Progress
+from camkit.datasets.explaining import Explainer, RowMaker
+from camkit.datasets.local import explain_locally, usual_workers
 from camkit.datasets.manifest import Manifest, read_manifest
 from camkit.datasets.places import Place, find_place
 from camkit.datasets.preparing import preparing
-from camkit.datasets.schema import MapColumn, make_schema
+from camkit.datasets.probing import Probe
+from camkit.datasets.schema import make_schema
 from camkit.datasets.settings import Pace, Settings, Summary, find_methods, find_target
 from camkit.datasets.sources import Source, find_source, labelled, some
 from camkit.datasets.stopping import Stop, listening
 from camkit.datasets.store import ShardWriter, done, drop_failed, read_columns
-from camkit.errors import CamkitError, UsageError
+from camkit.errors import UsageError
 from camkit.models.classifier import Classifier
 from camkit.models.load import load
 from camkit.models.pillow import Transform, measure, prepare
@@ -36,30 +37,6 @@ if TYPE_CHECKING:
     from camkit.datasets.cluster import Cluster
     from camkit.methods import Method
     from camkit.models.loader import Loader
-
-PROBED = 3
-"""Images that are tried for one that shows which layers and maps there are."""
-KEPT_FAILURES = 3
-"""Errors that a summary holds."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        total: Images asked for.
-        done: Rows there are, those of earlier calls among them.
-        failed: How many of them are errors.
-        new: Rows that this call made.
-        seconds: Since its first image.
-    """
-
-    total: int
-    done: int
-    failed: int
-    new: int
-    seconds: float
 
 
 def run(
@@ -313,7 +290,7 @@ class _Job:
         stop: Stop,
     ) -> Generator[pa.RecordBatch, None, None]:
         if self.cluster is not None:
-            from camkit.datasets.cluster import Work, explain_on_ray
+            from camkit.datasets.ray_engine import Work, explain_on_ray
 
             work = Work(self.classifier, loader, self.settings, manifest)
             yield from explain_on_ray(
@@ -330,139 +307,3 @@ class _Job:
     def _say(self, line: str) -> None:
         if self.say is not None:
             self.say(line)
-
-
-class Counts:
-    """What a call of :func:`run` has done so far."""
-
-    def __init__(self, total: int, done: int, failed: int) -> None:
-        self.total, self.done, self.failed = total, done, failed
-        self._new = self._new_failed = 0
-        self._failures: list[str] = []
-        self._started = self._last = time.perf_counter()
-
-    def start(self) -> None:
-        """Begin to count the time."""
-        self._started = self._last = time.perf_counter()
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Count rows."""
-        errors = [each for each in batch["error"].to_pylist() if each is not None]
-        self.done += len(batch)
-        self._new += len(batch)
-        self.failed += len(errors)
-        self._new_failed += len(errors)
-        self._failures += errors[: KEPT_FAILURES - len(self._failures)]
-        self._last = time.perf_counter()
-
-    def progress(self) -> Progress:
-        """How far it is."""
-        return Progress(self.total, self.done, self.failed, self._new, self._last - self._started)
-
-    def summary(self, path: str) -> Summary:
-        """How it ended."""
-        return Summary(
-            path=path,
-            total=self.total,
-            done=self.done,
-            failed=self.failed,
-            new=self._new,
-            new_failed=self._new_failed,
-            seconds=self._last - self._started,
-            failures=tuple(self._failures),
-        )
-
-
-class Probe:
-    """Explains the first image that can be, and so finds what the manifest of a new run says.
-
-    Args:
-        classifier: The model.
-        loader: Of images.
-        settings: Of the run.
-    """
-
-    def __init__(self, classifier: Classifier, loader: Loader, settings: Settings) -> None:
-        self._classifier = classifier
-        self._loader = loader
-        self._settings = settings
-        self._explainer = Explainer(classifier, settings)
-        self._inputs: list[tuple[int, Any]] = []
-        self.class_count = 0
-
-    def try_images(self, source: Source, order: Sequence[int]) -> None:
-        """Load images until some can be read, and run the network on the first.
-
-        Raises:
-            CamkitError: None can be read, or the network is no classifier.
-        """
-        problem = ""
-        for position in order:
-            try:
-                if known := source.problems.get(position):
-                    raise CamkitError(known)
-                pixels = load_image(self._loader, source.path(position)).pixels
-            except CamkitError as error:
-                problem = problem or str(error)
-                continue
-            except Exception as error:  # noqa: BLE001 (what a decoder raises)
-                problem = problem or str(error)
-                continue
-            self._inputs.append((position, self._loader.inputs(pixels[None])))
-            if len(self._inputs) == PROBED:
-                break
-        if not self._inputs:
-            raise CamkitError(f"none of the {len(order)} images of {source.name} can be read: {problem}")
-        logits = self._explainer.logits(self._inputs[0][1])
-        if logits.ndim != 2 or not logits.shape[1]:
-            raise UsageError(
-                f"runs need a classifier's logits (batch, classes), the model returns {tuple(logits.shape)}"
-            )
-        self.class_count = logits.shape[1]
-
-    def manifest(self, labels: Sequence[int | None], fingerprint: dict[str, Any]) -> Manifest:
-        """The manifest of the run.
-
-        Raises:
-            CamkitError: The images tried can't be explained.
-        """
-        rule = find_rule(self._classifier.prepare)
-        found = self._found(labels)
-        columns = []
-        for each in found.explanations:
-            for layer, raw in each.raw.items():
-                count, *grid = raw.shape[1:]
-                shape = (count, *grid) if rule.input_size is not None else (count, *[0] * len(grid))
-                columns.append(
-                    MapColumn(
-                        f"{each.method}/{layer}",
-                        each.method,
-                        layer,
-                        shape,
-                        self._settings.map_dtype,
-                        concepts=each.method in found.concepts,
-                        saliency=each.pixels is not None,
-                    )
-                )
-        classes = self._classifier.classes
-        return Manifest(
-            fingerprint=fingerprint,
-            layers={each.method: list(each.layers) for each in found.explanations},
-            columns=columns,
-            rule=rule,
-            class_count=self.class_count,
-            classes=None if classes is None or len(classes) != self.class_count else list(classes),
-            about=manifests.about(self._classifier, self._loader),
-        )
-
-    def _found(self, labels: Sequence[int | None]) -> Found:
-        first: CamkitError | None = None
-        for position, inputs in self._inputs:
-            try:
-                return self._explainer.explain(inputs, [labels[position]])
-            except UsageError:
-                raise
-            except CamkitError as error:
-                first = first or error
-        assert first is not None  # noqa: S101 (there is an image)
-        raise first

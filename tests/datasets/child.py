@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from camkit.datasets import run
-from camkit.datasets.running import Progress
+from camkit.datasets.counting import Progress
 from camkit.errors import CamkitError
 from tests.datasets.pictures import classifier
 

@@ -113,7 +113,7 @@ def refuse(batch: Any, handed: Any) -> Any:
 def test_a_cluster_on_which_nothing_works_says_why(
     data: Path, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("camkit.datasets.cluster.read_batch", refuse)
+    monkeypatch.setattr("camkit.datasets.ray_engine.read_batch", refuse)
     with pytest.raises(CamkitError, match="Ray can't do the work: .*no such module on this machine") as refused:
         run(data, classifier(), tmp_path / "run", engine="ray", cluster=cluster)
     assert "\n" not in str(refused.value)
@@ -202,7 +202,7 @@ def test_an_address_where_nobody_is(data: Path, tmp_path: Path) -> None:
 
 def test_results_that_never_come_end_the_run() -> None:
     pytest.importorskip("pandas")
-    from camkit.datasets.cluster import _patient
+    from camkit.datasets.ray_engine import _patient
     from camkit.datasets.stopping import Stop
 
     def silent() -> Iterator[Any]:
