@@ -40,14 +40,18 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--sort", metavar="COLUMN", help="by a column, such as score; the lowest first")
     parser.add_argument("--descending", action="store_true", help="the highest of --sort first")
     parser.add_argument("--limit", type=flags.positive_count, metavar="N", help="the first N of them")
-    parser.add_argument("--method", nargs="+", default=[], metavar="METHOD", help="of the run's; default: all")
+    parser.add_argument(
+        "--method", nargs="+", action="extend", default=[], metavar="METHOD", help="of the run's; default: all"
+    )
     parser.add_argument(
         "--target-index", type=int, default=0, metavar="N", help="which of several explained classes; default: 0"
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write a picture for each; default: drawn")
+    parser.add_argument(
+        "--out", type=flags.path, metavar="FOLDER", help="where to write a picture for each; default: drawn"
+    )
     parser.add_argument(
         "--sheet",
-        type=Path,
+        type=flags.path,
         metavar="FILE",
         help=f"write contact sheets in place of single pictures ({', '.join(PICTURE_SUFFIXES)})",
     )

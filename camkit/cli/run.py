@@ -32,7 +32,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--target",
         nargs="+",
-        default=["predicted"],
+        action="extend",
+        default=[],
         metavar="TARGET",
         help="predicted, label, both, top:K, or class indices or names; default: predicted",
     )
@@ -102,7 +103,7 @@ def main(options: argparse.Namespace) -> None:
             flags.load_classifier(options),
             options.out,
             options.method or ["GradCAM"],
-            options.target,
+            options.target or "predicted",
             options.target_layers or None,
             eigen_smooth=options.eigen_smooth,
             aug_smooth=options.aug_smooth,

@@ -118,6 +118,7 @@ def run(
         >>> camkit.datasets.load(summary.path).to_pandas()  # doctest: +SKIP
     """
     classifier = find_classifier(model, checkpoint, transform, classes)
+    classifier = classifier.of_output(output if isinstance(output, str) else None)
     layers = [target_layers] if isinstance(target_layers, str) else target_layers
     settings = Settings(
         methods=find_methods(methods, options),

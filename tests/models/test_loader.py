@@ -95,7 +95,7 @@ def test_mmpretrain(images: list[str]) -> None:
     from camkit.models.load import load
 
     loader = assert_exact(load("resnet18_8xb32_in1k", pretrained=False), images)
-    assert type(loader).__name__ == "_PipelineLoader"
+    assert type(loader).__name__ == "PipelineLoader"
     assert loader.load(images[0]).pixels.dtype == torch.uint8
 
 
