@@ -78,10 +78,10 @@ def find_rule(prepare: Callable[[str], Prepared]) -> Rule:
     inputs: set[Size] = set()
     with noise(TRIED) as paths:
         for path, size in zip(paths, TRIED, strict=True):
-            prepared = prepare(path)
-            input_size = prepared.inputs.shape[2], prepared.inputs.shape[3]
-            inputs.add(input_size)
             try:
+                prepared = prepare(path)
+                input_size = prepared.inputs.shape[2], prepared.inputs.shape[3]
+                inputs.add(input_size)
                 seen.append((size, input_size, fitted(prepared, input_size)))
             except CamkitError:
                 continue

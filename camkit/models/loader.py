@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camkit.errors import CamkitError
+from camkit.errors import CamkitError, UsageError
 from camkit.models import pillow
 from camkit.models.prepared import Prepared
 
@@ -117,9 +117,18 @@ class PillowLoader:
 
 
 def choose_loader(prepare: Callable[[str], Prepared], device: torch.device) -> Loader:
-    """The first loader that gives exactly what ``prepare`` does on images of noise."""
+    """The first loader that gives exactly what ``prepare`` does on images of noise.
+
+    Raises:
+        UsageError: There is no preprocessing.
+    """
     with noise(TRIED) as paths:
-        expected = [prepare(path).inputs for path in paths]
+        try:
+            expected = [prepare(path).inputs for path in paths]
+        except UsageError:
+            raise
+        except CamkitError:  # a preprocessing that takes other images than these
+            return WholeLoader(prepare, device)
         for loader in candidates(prepare, device):
             if gives(loader, paths, expected):
                 return loader

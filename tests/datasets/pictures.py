@@ -21,6 +21,7 @@ from tests.helpers.networks import SmallCNN, seeded
 
 IMAGES = 60
 """Pictures of the data set that disturbed runs explain."""
+CPU = torch.device("cpu")
 CLASSES = ("tabby cat", "tiger cat", "espresso", "cup", "dog, hound")
 
 
