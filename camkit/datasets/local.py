@@ -26,6 +26,8 @@ from camkit.models.loader import Loaded, Loader
 
 PREFETCHED = 2
 """Batches that each worker prepares ahead."""
+DYING_SECONDS = 2.0
+"""What a process may take to be dead after it was last heard of."""
 WAITING_BYTES = 256 << 20
 WAITING_IMAGES = 1000
 """Images of sizes that don't fill a batch yet: no more than this is kept waiting."""
@@ -259,7 +261,10 @@ def reading(
                 each = next(iterator)
             except StopIteration:
                 return
-            except RuntimeError:
+            except (RuntimeError, OSError, EOFError):  # the latter where it died while it handed something over
+                until = time.monotonic() + DYING_SECONDS
+                while not dead() and time.monotonic() < until:
+                    time.sleep(0.01)
                 if dead():
                     return
                 raise
