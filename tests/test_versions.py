@@ -143,7 +143,7 @@ def test_a_fork_is_mended_with_the_forks_packages(monkeypatch: pytest.MonkeyPatc
 def test_env_names_everything_a_report_needs() -> None:
     done = subprocess.run([sys.executable, "-m", "camkit", "env"], capture_output=True, text=True, check=True)
     named = [line.split()[0] for line in done.stdout.splitlines()]
-    wanted = ["camkit", "Python", "torch", "devices", "NumPy", "OpenCV", "matplotlib", "rich"]
+    wanted = ["camkit", "Python", "torch", "devices", "NumPy", "OpenCV", "matplotlib", "rich", "pyarrow", "ray"]
     assert named == [*wanted, "MMPretrain", "timm", "torchvision", "transformers"]
 
 

@@ -39,7 +39,7 @@ def lines() -> Iterator[tuple[str, str]]:
         yield from _torch()
     yield "NumPy", known.get("numpy", "missing")
     yield "OpenCV", _opencv()
-    for package in ("matplotlib", "rich"):
+    for package in ("matplotlib", "rich", "pyarrow", "ray"):
         yield package, installed(package) or "missing"
     for name, framework in FRAMEWORKS.items():
         yield framework.title, "unusable without torch" if without else _framework(name)
