@@ -213,8 +213,12 @@ def test_a_checkpoint_that_fits_in_part(zoo: Any, mobilenet: Any, tmp_path: Path
     del state_dict["backbone.layer0.conv.weight"]
     torch.save({"state_dict": state_dict}, tmp_path / "part.pth")
     run = mobilenet("--save-path", tmp_path / "out.png", checkpoint=tmp_path / "part.pth")
+    refused(
+        run, 1, r"doesn't hold what the scores .*backbone\.layer0\.conv\.weight .*; --allow-partial leaves the rest"
+    )
+    run = mobilenet("--allow-partial", "--save-path", tmp_path / "out.png", checkpoint=tmp_path / "part.pth")
     assert run.code == 0
-    assert re.match(r"camkit: warning: .*1 .*missing.*backbone\.layer0\.conv\.weight", run.err), run.err
+    assert re.match(r"camkit: warning: .*1 .*missing.*backbone\.layer0\.conv\.weight.*--seed 0", run.err), run.err
     assert len(run.err.splitlines()) == 1
 
 

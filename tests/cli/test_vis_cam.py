@@ -232,6 +232,8 @@ class TestSaveRaw:
             "config": "cnn",
             "cfg_options": ["depth=2"],
             "checkpoint": {"source": "cnn.pth", "sha256": "0123"},
+            "checkpoint_notes": [],
+            "activation": "softmax",
             "methods": ["GradCAM", "EigenCAM"],
             "method_options": {"GradCAM": {}, "EigenCAM": {}},
             "layers": {"GradCAM": ["norm1", "norm2"], "EigenCAM": ["norm1", "norm2"]},
