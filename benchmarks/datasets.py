@@ -70,12 +70,14 @@ def main(words: Sequence[str] | None = None) -> None:
     """Measure, print, and write benchmarks/results/datasets.json and .md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few images, a rough figure; results go where it says")
+    parser.add_argument("--images", type=int, metavar="N", help="for the rates; default: 2,000, with --quick 24")
     parser.add_argument("--parts", nargs="+", default=["speed", "flat"], choices=["speed", "flat"])
     parser.add_argument("--networks", nargs="+", default=list(LAYERS), choices=list(LAYERS))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(words)
     plan = PLANS["quick" if options.quick else "full"]
+    plan = replace(plan, images=options.images or plan.images)
     folder = options.out or (Path(tempfile.mkdtemp(prefix="camkit-datasets-")) if options.quick else RESULTS)
     folder.mkdir(parents=True, exist_ok=True)
     peers = [name for name, module in (("grad-cam", "pytorch_grad_cam"), ("torchcam", "torchcam")) if find_spec(module)]
@@ -85,6 +87,7 @@ def main(words: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         if "speed" in options.parts:
             images = write_images(Path(scratch) / "images", plan.images)
+            found["images"], found["rounds"] = plan.images, plan.rounds
             found["speed"] = [row for name in options.networks for row in speed(name, images, plan, options.workers)]
             found["bytes"] = kept_bytes(images, Path(scratch))
         if "flat" in options.parts:
@@ -303,6 +306,7 @@ def table(found: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = ["# Data sets", ""]
     if "speed" in found:
+        lines += [f"Rates over {found['images']} images in {found['rounds']} interleaved rounds.", ""]
         lines += ["| network | who | batch | images/s | of the plain loop | of its processor time | floor |"]
         lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
         for row in found["speed"]:
