@@ -25,9 +25,9 @@ def show(
 
     Args:
         image: (H, W) or (H, W, C), of any real dtype.
-        bands: Which bands to show as red, green and blue, or the one to show in grey, counted from 1. None for the
-            first three, or for the first alone where there are fewer.
-        bgr: An image of three or four bands has them in the order blue, green, red.
+        bands: Which bands to show as red, green and blue, or the one to show in grey, counted from 1, red first. None
+            for the first three, or for the first alone where there are fewer.
+        bgr: An image of three or four bands has them in the order blue, green, red; they are counted as if it hadn't.
         eight_bit: Whether the values are grey levels 0 to 255; None asks :func:`is_eight_bit`.
 
     Returns:
@@ -40,14 +40,17 @@ def show(
         >>> show(np.array([[[0, 500, 1000, 7]]], np.uint16), bands=(4,)).shape
         (1, 1, 3)
     """
-    chosen = [band - 1 for band in bands_shown(image, bands, bgr=bgr)]
-    values = _with_bands(image)[..., chosen]
+    image = _with_bands(image)
+    if bgr and image.shape[2] in (3, 4):
+        image = image[..., [2, 1, 0, 3][: image.shape[2]]]
+    chosen = [band - 1 for band in bands_shown(image, bands)]
+    values = image[..., chosen]
     eight_bit = is_eight_bit(image) if eight_bit is None else eight_bit
     levels = as_uint8(values if eight_bit else _scaled(values))
     return levels.repeat(3, axis=2) if len(chosen) == 1 else np.ascontiguousarray(levels)
 
 
-def bands_shown(image: NDArray[Any], bands: Sequence[int] = (), *, bgr: bool = False) -> tuple[int, ...]:
+def bands_shown(image: NDArray[Any], bands: Sequence[int] = ()) -> tuple[int, ...]:
     """The bands, counted from 1, that :func:`show` shows with the same arguments.
 
     Raises:
@@ -55,9 +58,7 @@ def bands_shown(image: NDArray[Any], bands: Sequence[int] = (), *, bgr: bool = F
     """
     count = _with_bands(image).shape[2]
     if not bands:
-        if count < 3:
-            return (1,)
-        return (3, 2, 1) if bgr and count < 5 else (1, 2, 3)
+        return (1,) if count < 3 else (1, 2, 3)
     if len(bands) not in (1, 3) or not all(1 <= band <= count for band in bands):
         has = "has one band" if count == 1 else f"has {count} bands"
         raise UsageError(
@@ -67,15 +68,13 @@ def bands_shown(image: NDArray[Any], bands: Sequence[int] = (), *, bgr: bool = F
     return tuple(bands)
 
 
-def how_shown(
-    image: NDArray[Any], bands: Sequence[int] = (), *, bgr: bool = False, eight_bit: bool | None = None
-) -> str | None:
+def how_shown(image: NDArray[Any], bands: Sequence[int] = (), *, eight_bit: bool | None = None) -> str | None:
     """What :func:`show` chooses and scales, as a line; None where the picture is the image as it is."""
     count = _with_bands(image).shape[2]
     eight_bit = is_eight_bit(image) if eight_bit is None else eight_bit
     if eight_bit and count <= 4 and not bands:  # of two and four the last is transparency
         return None
-    shown = bands_shown(image, bands, bgr=bgr)
+    shown = bands_shown(image, bands)
     which = f"band{'s' * (len(shown) > 1)} {' '.join(map(str, shown))} of {count}"
     scaled = "" if eight_bit else f", scaled from percentile {LOWEST} to {HIGHEST} of each"
     return f"{which} ({image.dtype}){scaled}"

@@ -66,6 +66,11 @@ class Classifier:
     notes: tuple[str, ...] = ()
     tasks: Mapping[str, Task] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # Names come from files, and are printed: one line each, and nothing that a terminal obeys.
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(map(_printable, self.classes)))
+
     def of_output(self, name: str | None) -> Classifier:
         """The same classifier with the class names and the activation of the task whose output has the name.
 
@@ -163,3 +168,8 @@ def _synonyms(name: str) -> list[str]:
 def _plain(name: str) -> str:
     """What names are compared by: no case, underscores as spaces, single spaces between words."""
     return " ".join(name.casefold().replace("_", " ").split())
+
+
+def _printable(name: str) -> str:
+    """The name with escapes in place of line breaks and control characters."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)

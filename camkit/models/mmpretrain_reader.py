@@ -100,7 +100,7 @@ def red_goes_first(read: Callable[[str], Any], path: str, loaded: NDArray[Any]) 
     """
     with suppress(Exception), tempfile.TemporaryDirectory() as folder:
         red = Path(folder) / f"red{Path(path).suffix or '.png'}"
-        _write_red(red, path, loaded.shape[:2])
+        _write_red(red, path, loaded.shape)
         image = pixels(read(str(red)))
         return brighter(image) if image.shape[2:] == loaded.shape[2:] else None
     return None
@@ -121,7 +121,7 @@ def brighter(image: NDArray[Any]) -> bool | None:
     return None if first == third else first > third
 
 
-def _write_red(red: Path, like: str, size: tuple[int, ...]) -> None:
+def _write_red(red: Path, like: str, shape: tuple[int, ...]) -> None:
     if red.suffix.lower() == ".npy":
         array = np.load(like, mmap_mode="r")
         form = read_form(array)
@@ -131,5 +131,5 @@ def _write_red(red: Path, like: str, size: tuple[int, ...]) -> None:
         return
     from PIL import Image
 
-    height, width = size
-    Image.new("RGB", (width, height), "red").save(red)
+    height, width = shape[:2]
+    Image.new("RGBA" if shape[2:] == (4,) else "RGB", (width, height), "red").save(red)

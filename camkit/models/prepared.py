@@ -65,8 +65,8 @@ class Prepared:
     def how_shown(self, *, original_size: bool = False) -> str | None:
         """What ``picture``, or ``original``, chooses and scales of the image, as a line; None where nothing."""
         if original_size:
-            return how_shown(self.whole, self.bands, bgr=self.whole_bgr)
-        return how_shown(self.seen, self.bands, bgr=self.seen_bgr, eight_bit=self._seen_has_eight_bit)
+            return how_shown(self.whole, self.bands)
+        return how_shown(self.seen, self.bands, eight_bit=self._seen_has_eight_bit)
 
     @cached_property
     def _seen_has_eight_bit(self) -> bool:

@@ -43,7 +43,11 @@ class Preprocessing:
         for flag, values in (("--mean", self.mean), ("--std", self.std)):
             if values is not None and len(values) not in (1, 3):
                 raise UsageError(f"{flag} takes one number, or one each for R, G and B, got {len(values)}")
-        if self.std is not None and not all(value > 0 for value in self.std):
+            if values is not None and not all(0 <= value <= 1 for value in values):
+                raise UsageError(
+                    f"{flag} is of colours in 0 to 1, got {_words(values)}; divide numbers for 0 to 255 by 255"
+                )
+        if self.std is not None and not all(self.std):
             raise UsageError(f"--std takes numbers above 0, got {_words(self.std)}")
         if self.input_size is not None and (len(self.input_size) > 3 or not all(n > 0 for n in self.input_size)):
             raise UsageError(f"--input-size takes C H W, H W or one side, all above 0, got {_words(self.input_size)}")

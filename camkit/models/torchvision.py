@@ -146,18 +146,27 @@ def _size_options(name: str) -> tuple[str, ...]:
 
 
 def _trained_with(args: dict[str, Any]) -> dict[str, Any]:
-    """The sizes for evaluation that torchvision's training script was told."""
+    """How torchvision's training script prepares images for evaluation, by what it was told."""
     names = {"val_crop_size": "crop_size", "val_resize_size": "resize_size"}
     sizes = {ours: args.get(theirs) for theirs, ours in names.items()}
-    whole = all(isinstance(size, int) and 0 < size < 10_000 for size in sizes.values())
-    return sizes if whole else {}
+    if not all(isinstance(size, int) and 0 < size < 10_000 for size in sizes.values()):
+        return {}
+    from torchvision.transforms import InterpolationMode
+
+    modes = {mode.value: mode for mode in InterpolationMode}
+    mode = modes.get(str(args.get("interpolation")), InterpolationMode.BILINEAR)
+    # The script normalises so whatever the network.
+    return {**sizes, "interpolation": mode, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def _about_input(name: str, options: dict[str, Any], trained: dict[str, Any]) -> list[str]:
     """What is to be known about how the network takes its input, which the file's tensors don't say."""
     lines = []
     if trained:
-        lines.append(f"preprocessing as in its training: resize {trained['resize_size']}, crop {trained['crop_size']}")
+        how = trained["interpolation"].value
+        lines.append(
+            f"preprocessing as in its training: resize {trained['resize_size']} ({how}), crop {trained['crop_size']}"
+        )
     if name.lower() in _TRANSFORMING:
         if "transform_input" in options:
             lines.append(f"transform_input={options['transform_input']}")

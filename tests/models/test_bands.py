@@ -50,7 +50,9 @@ def test_the_first_three_bands_or_one(image: NDArray[np.uint8], bgr: bool, rgb: 
 
 
 def test_bands_by_number() -> None:
-    assert show(PIXEL, [4, 1, 2], bgr=True).tolist() == [[[40, 10, 20]]]
+    assert show(PIXEL, [4, 1, 2]).tolist() == [[[40, 10, 20]]]
+    assert show(PIXEL, [4, 1, 2], bgr=True).tolist() == [[[40, 30, 20]]]  # red is the first, wherever it stands
+    assert show(PIXEL, [1, 2, 3], bgr=True).tolist() == show(PIXEL, bgr=True).tolist()
     assert show(PIXEL, [2]).tolist() == [[[20, 20, 20]]]
     assert how_shown(PIXEL, [2]) == "band 2 of 4 (uint8)"
     for bands in ([1, 2], [5], [1, 2, 0], [1, 2, 3, 4]):

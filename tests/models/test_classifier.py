@@ -41,6 +41,12 @@ def test_names() -> None:
     assert known.name(-1) == "category -1"
 
 
+def test_names_are_printed_in_one_line_each() -> None:
+    """Nor does a terminal obey them."""
+    named = classifier(("a\nb", "\x1b[31mred", "café"))
+    assert [named.name(index) for index in range(3)] == ["a\\nb", "\\x1b[31mred", "café"]
+
+
 def test_labels_say_the_probability() -> None:
     logits = torch.tensor([0.0, 2.0, 1.0])
     share = float(logits.double().softmax(0)[1])

@@ -159,7 +159,7 @@ class TestWeightsAndWrappers:
         classifier = loader("torchvision:resnet18", content)
         assert "EMA weights (model_ema)" in classifier.notes[0]
         assert classifier.notes[1:] == (
-            "names without their prefix 'module.'", "preprocessing as in its training: resize 72, crop 64",
+            "names without their prefix 'module.'", "preprocessing as in its training: resize 72 (bilinear), crop 64",
         )  # fmt: skip
         assert_same(classifier, source, "layer4", IMAGES)
         assert_same(loader("torchvision:resnet18", content, reading=Reading(weights="live")), live, "layer4", IMAGES)

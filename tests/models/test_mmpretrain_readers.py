@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -367,3 +368,16 @@ def test_pictures_of_a_pipeline_without_a_reader_that_are_none(tmp_path: Path) -
 def _undone(inputs: torch.Tensor) -> torch.Tensor:
     mean, std = torch.tensor([120.0, 115.0, 105.0]), torch.tensor([58.0, 57.0, 56.0])
     return (inputs[0] * std[:, None, None] + mean[:, None, None]).round()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGB"])
+def test_colours_of_images_read_as_they_are(tmp_path: Path, mode: str) -> None:
+    """Four channels are read blue first, too; bands count from red wherever it stands."""
+    path = str(tmp_path / "red.png")
+    Image.new(mode, (48, 40), (250, 10, 20, 200)[: len(mode)]).save(path)
+    model = MODEL.replace("depth=18", f"depth=18, in_channels={len(mode)}")
+    steps = "dict(type='LoadImageFromFile', color_type='unchanged')"
+    config = write_config(tmp_path, steps, model=model, preprocessor="dict(mean=None, std=None)")
+    prepared = load(config, None).prepare(path)
+    assert prepared.picture[0, 0].tolist() == prepared.original[0, 0].tolist() == [250, 10, 20]
+    assert replace(prepared, bands=(3, 2, 1)).picture[0, 0].tolist() == [20, 10, 250]

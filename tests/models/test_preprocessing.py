@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from typing import Any
 
@@ -118,3 +119,27 @@ def test_several_labels_at_once(config: str, loader: Loader, timm: Any, models: 
     assert loader(config, model.state_dict()).probability(logits, 0) == pytest.approx(float(logits.softmax(0)[0]))
     classifier = loader(config, model.state_dict(), activation="sigmoid")
     assert classifier.probability(logits, 0) == pytest.approx(float(logits.sigmoid()[0]))
+
+
+@pytest.mark.parametrize("numbers", [(123.675, 116.28, 103.53), (-0.1,), (float("nan"),), (float("inf"),)])
+def test_numbers_of_other_colours_are_refused(numbers: tuple[float, ...]) -> None:
+    for flag in ("mean", "std"):
+        message = refusal(Preprocessing, UsageError, **{flag: numbers})
+        assert re.search(f"--{flag} is of colours in 0 to 1, got .*; divide numbers for 0 to 255 by 255", message)
+
+
+def test_torchvisions_script_is_followed_whatever_the_network(loader: Loader, models: Any, photo: str) -> None:
+    """Its evaluation preset, with the script's own defaults: not what the network's published weights use."""
+    from PIL import Image
+    from torchvision.transforms import functional
+
+    model = models.efficientnet_b0(num_classes=3)
+    asked: list[tuple[dict[str, str], str]] = [({}, "bilinear"), ({"interpolation": "bicubic"}, "bicubic")]
+    for told, mode in asked:
+        args = Namespace(val_crop_size=64, val_resize_size=72, **told)
+        made = loader("torchvision:efficientnet_b0", {"model": model.state_dict(), "args": args}).prepare(photo).inputs
+        with Image.open(photo) as image:
+            small = functional.resize(image.convert("RGB"), [72], functional.InterpolationMode(mode))
+        expected = functional.to_tensor(functional.center_crop(small, [64, 64]))
+        expected = functional.normalize(expected, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        torch.testing.assert_close(made[0], expected)
