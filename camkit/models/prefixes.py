@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,11 +13,21 @@ from camkit.errors import CheckpointError
 from camkit.models.state_dicts import is_averaged, printable
 
 Shapes = Mapping[str, tuple[int, ...]]
-Fit = Callable[[dict[str, Tensor]], int]
+
+
+class Fitted(NamedTuple):
+    """How many of the model's tensors a state dict has: in their shape or of other classes, and in their shape."""
+
+    found: int
+    exact: int
+
+
+Fit = Callable[[dict[str, Tensor]], Fitted]
 
 _WRAPPERS = {"module", "_orig_mod", "_forward_module", "model", "base_model", "net", "network", "backbone", "encoder"}
 _COUNTERS = {"n_averaged", "steps"}  # of torch's AveragedModel and of MMEngine's
 _TRIED = 6
+_NEAR = 0.9  # of the most tensors that fit, for another network to fit as well
 
 
 def strip_prefix(
@@ -30,30 +40,43 @@ def strip_prefix(
         own: The shapes of the model's tensors.
         source: The file, for messages.
         weights: ``"live"``, ``"ema"`` or a prefix, where the file holds several networks that fit.
-        fit: How many of the model's tensors a state dict fits; by name and shape where None.
+        fit: How many of the model's tensors a state dict has; by name and shape where None.
 
     Returns:
         The tensors, those beside the prefix under their whole names; and a line that says what was stripped.
 
     Raises:
-        CheckpointError: Several networks fit equally.
+        CheckpointError: Several networks fit equally, or nearly so.
     """
     fit = fit or (lambda tensors: fitting(tensors, own))
     counts = {prefix: fit(without(state_dict, prefix)) for prefix in _candidates(state_dict, own)}
-    most = max(counts.values())
-    best = [prefix for prefix, count in counts.items() if count == most]
-    prefix = _choose(best, counts, state_dict, source, weights)
+    best = _best(counts, state_dict, own, weights)
+    prefix = _choose(best, counts, state_dict, source)
     if not prefix:
         return state_dict, None
     stripped = without(state_dict, prefix)
-    others = [other for other in best if other != prefix] if is_averaged(prefix) or weights else []
+    others = [other for other in _rivals(prefix, counts, state_dict, own) if other]
     also = f" (beside {', '.join(map(printable, others))}; --weights chooses)" if others else ""
     return stripped, f"names without their prefix '{printable(prefix)}'{also}"
 
 
-def fitting(tensors: Mapping[str, Tensor], own: Shapes) -> int:
-    """How many of the model's tensors are there, in their shape."""
-    return sum(name in tensors and tuple(tensors[name].shape) == shape for name, shape in own.items())
+def fitting(tensors: Mapping[str, Tensor], own: Shapes, classes: int | None = None) -> Fitted:
+    """How many of the model's tensors are there.
+
+    Args:
+        tensors: Those of a file.
+        own: The shapes of the model's.
+        classes: The model's number of classes, where it is built anew for a file that has another.
+    """
+    both = [(tuple(tensors[name].shape), shape) for name, shape in own.items() if name in tensors]
+    exact = sum(theirs == ours for theirs, ours in both)
+    return Fitted(exact + sum(is_of_other_classes(theirs, ours, classes) for theirs, ours in both), exact)
+
+
+def is_of_other_classes(theirs: Sequence[int], ours: Sequence[int], classes: int | None) -> bool:
+    """Whether shapes differ in the number of classes alone: in the first dimension, which is the model's number."""
+    same_kind = len(theirs) == len(ours) > 0 and tuple(theirs[1:]) == tuple(ours[1:])
+    return same_kind and ours[0] == classes != theirs[0]
 
 
 def without(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -105,28 +128,48 @@ def _shared(state_dict: dict[str, Tensor]) -> list[str]:
     return found
 
 
-def _choose(
-    best: list[str], counts: dict[str, int], state_dict: dict[str, Tensor], source: str, weights: str | None
-) -> str:
-    """Among prefixes that fit equally, no prefix, then averaged weights, then a wrapper's name."""
-    whole = {prefix: count for prefix, count in counts.items() if count >= max(counts.values()) * 0.9}
-    if weights == "ema":
-        best = [prefix for prefix in whole if is_averaged(prefix)] or best
-    elif weights == "live":
-        best = [prefix for prefix in best if not is_averaged(prefix)] or best
-    elif weights is not None:
-        best = [prefix for prefix in whole if prefix.startswith(f"{weights}.")] or best
-    if "" in best:
-        return ""
-    best = [prefix for prefix in best if is_averaged(prefix)] or best
-    best = [prefix for prefix in best if set(prefix[:-1].split(".")) <= _WRAPPERS] or best
+def _best(counts: dict[str, Fitted], state_dict: dict[str, Tensor], own: Shapes, weights: str | None) -> list[str]:
+    """The prefixes of the networks that fit, the fuller ones first: those asked for, else averaged ones."""
+    averaged = [prefix for prefix in counts if is_averaged(prefix)]
+    named = [prefix for prefix in counts if weights and prefix.startswith(f"{weights}.")]
+    asked = averaged if weights == "ema" else named
+    if weights == "live":
+        asked = [prefix for prefix in counts if prefix not in averaged]
+    counts = {prefix: counts[prefix] for prefix in asked or counts}
+    most = max(counts, key=lambda prefix: counts[prefix].found)  # the first of several
+    equal = [prefix for prefix in counts if counts[prefix].found == counts[most].found]
+    if "" in equal:
+        return [""]
+    first = next((prefix for prefix in equal if prefix in averaged), most)
+    rivals = _rivals(first, counts, state_dict, own)
+    return [first, *(prefix for prefix in rivals if (prefix in averaged) == (first in averaged))]
+
+
+def _rivals(prefix: str, counts: dict[str, Fitted], state_dict: dict[str, Tensor], own: Shapes) -> list[str]:
+    """The prefixes of other networks that fit about as well."""
+
+    def held(prefix: str) -> bool:
+        return 2 * sum(prefix + name in state_dict for name in own) >= len(own)
+
+    def is_another(other: str) -> bool:  # not the same one, with more or less of its prefix
+        return not (prefix.startswith(other) or other.startswith(prefix)) or (held(prefix) and held(other))
+
+    most = counts[prefix].found
+    return [other for other in counts if other != prefix and counts[other].found >= _NEAR * most and is_another(other)]
+
+
+def _choose(best: list[str], counts: dict[str, Fitted], state_dict: dict[str, Tensor], source: str) -> str:
+    """Among networks that fit, the one behind a wrapper's name, unless another fits the model's shapes better."""
+    exact = max(counts[prefix].exact for prefix in best)
+    wrappers = [prefix for prefix in best if prefix and set(prefix[:-1].split(".")) <= _WRAPPERS]
+    best = [prefix for prefix in wrappers if counts[prefix].exact == exact] or best
     first = without(state_dict, best[0])
     for other in best[1:]:
         if not _same(first, without(state_dict, other)):
-            names = ", ".join(printable(prefix) for prefix in best)
+            names = ", ".join(printable(prefix) or "no prefix" for prefix in best)
             raise CheckpointError(
                 f"{source} holds several networks that fit, under {names}; say which with --weights "
-                f"{printable(best[0].partition('.')[0])}"
+                f"{printable(next(filter(None, best)).partition('.')[0])}"
             )
     return best[0]
 

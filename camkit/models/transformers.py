@@ -22,7 +22,7 @@ from camkit.models.environment import find_device, import_framework, quiet
 from camkit.models.loader import FloatLoader, Normalise, PillowLoader
 from camkit.models.options import spelled
 from camkit.models.pillow import Normalisation, measure, prepare
-from camkit.models.prefixes import shapes_of, strip_prefix
+from camkit.models.prefixes import Fitted, is_of_other_classes, shapes_of, strip_prefix
 from camkit.models.settings import Preprocessing, Reading
 from camkit.models.shards import read_folder
 from camkit.models.weights import LoadReport, load_report, other_class_count, refuse_class_count
@@ -258,12 +258,14 @@ def _unwrapped(
     """
     tried: dict[tuple[str, ...], tuple[Any, dict[str, Any]]] = {}
 
-    def fit(tensors: dict[str, Tensor]) -> int:
+    def fit(tensors: dict[str, Tensor]) -> Fitted:
         names = tuple(tensors)
         if names not in tried:
             tried[names] = _attempt(model_class, tensors, config, weights.source, folder)
         model, info = tried[names]
-        return len(model.state_dict()) - len(info["missing_keys"]) - len(info["mismatched_keys"])
+        pairs = [(theirs, ours) for _, theirs, ours in info["mismatched_keys"]]
+        exact = len(model.state_dict()) - len(info["missing_keys"]) - len(pairs)
+        return Fitted(exact + sum(is_of_other_classes(*pair, config.num_labels) for pair in pairs), exact)
 
     fit(weights.state_dict)
     model, info = tried[tuple(weights.state_dict)]

@@ -156,18 +156,18 @@ def build_for(
     """
     options = builder.options
     model = builder.build(options)
-    own = shapes_of(model.state_dict())
+    own, classes = shapes_of(model.state_dict()), class_count(model)
     tensors, note = strip_prefix(
         checkpoint.state_dict,
         own,
         checkpoint.source,
         weights=reading.weights,
-        fit=lambda tensors: fitting(rename(model, tensors), own),
+        fit=lambda tensors: fitting(rename(model, tensors), own, classes),
     )
     renamed = rename(model, tensors)
     checkpoint = checkpoint.with_tensors(tensors, note).with_tensors(renamed, _about_sizes(tensors, renamed))
     shapes = {name: (tuple(tensor.shape), own[name]) for name, tensor in checkpoint.state_dict.items() if name in own}
-    count = other_class_count(model, shapes, class_count(model))
+    count = other_class_count(model, shapes, classes)
     if count is not None:
         refuse_class_count(checkpoint.source, options, "num_classes", count)
         builder = replace(builder, options=options | {"num_classes": count})

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from camkit.errors import CheckpointError
-from camkit.models.prefixes import shapes_of, strip_prefix
+from camkit.models.prefixes import Fitted, fitting, shapes_of, strip_prefix
 from tests.helpers.refusals import refusal
 
 NET = {"conv.weight": torch.ones(4, 3), "conv.bias": torch.ones(4), "fc.weight": torch.ones(2, 4)}
@@ -72,3 +72,29 @@ def test_one_name_behind_a_prefix_is_none() -> None:
 def test_a_trunk_behind_a_prefix_and_a_head_beside_it() -> None:
     state = {name if name == "fc.weight" else f"backbone.{name}": tensor for name, tensor in NET.items()}
     assert strip_prefix(state, OWN, "x.pth")[0].keys() == NET.keys()
+
+
+def test_a_teacher_that_fits_nearly_as_well_is_no_better() -> None:
+    """Of other classes, or without a classifier: which one it is doesn't follow from the count of tensors."""
+
+    def fit(tensors: dict[str, Tensor]) -> Fitted:
+        return fitting(tensors, OWN, 2)
+
+    state = behind("model.", 1) | behind("teacher.", 2) | {"model.fc.weight": torch.ones(9, 4)}
+    message = refusal(strip_prefix, CheckpointError, state, OWN, "x.pth", fit=fit)
+    assert "under model., teacher.; say which with --weights model" in message
+    for weights, value in (("model", 1), ("teacher", 2)):
+        stripped, _ = strip_prefix(state, OWN, "x.pth", weights=weights, fit=fit)
+        assert stripped["conv.weight"][0, 0] == value
+    wide = {f"conv{number}.weight": torch.ones(4, 3) for number in range(12)} | NET
+    names = shapes_of(wide)
+    several = {f"{begin}.{name}": each * 2 for begin in ("one", "two") for name, each in wide.items()}
+    several |= {f"one.{name}": each for name, each in wide.items()}
+    del several["one.fc.weight"]
+    assert "under two., one." in refusal(strip_prefix, CheckpointError, several, names, "x.pth")
+
+
+def test_a_prefix_that_was_asked_for_is_taken_though_another_fits_better() -> None:
+    state = behind("one.", 1) | behind("two.", 2)
+    del state["one.fc.weight"]
+    assert strip_prefix(state, OWN, "x.pth", weights="one")[0]["conv.weight"][0, 0] == 1
