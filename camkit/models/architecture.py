@@ -31,12 +31,17 @@ def foreign_tensors(own: Iterable[str], unknown: Mapping[str, Tensor | None]) ->
     tree = _Tree(own)
     found: dict[str, list[str]] = {}
     for name, tensor in unknown.items():
-        if _COMPUTED.search(name) or (tensor is not None and (tensor.numel() < 2 or not tensor.is_floating_point())):
+        if is_computed(name) or (tensor is not None and (tensor.numel() < 2 or not tensor.is_floating_point())):
             continue
         place = tree.family_of(name)
         if place is not None:
             found[name] = [each for each in tree.names if each.startswith(place)]
     return found
+
+
+def is_computed(name: str) -> bool:
+    """Whether a tensor is an index, a mask, a table or a count, which the network computes itself."""
+    return _COMPUTED.search(name) is not None
 
 
 class _Tree:

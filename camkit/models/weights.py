@@ -10,6 +10,7 @@ from camkit.errors import CheckpointError, UsageError, first_line
 from camkit.models.completeness import Builder, check_complete
 from camkit.models.dependence import depended_on
 from camkit.models.prefixes import fitting, shapes_of, strip_prefix
+from camkit.models.quantised import refuse_quantised
 from camkit.models.settings import Reading
 from camkit.models.state_dicts import printable, some
 
@@ -110,8 +111,9 @@ def load_report(
         unexpected: Names of the checkpoint's.
 
     Raises:
-        CheckpointError: None of the model's parameters is in the checkpoint.
+        CheckpointError: None of the model's parameters is in the checkpoint, or they are quantised.
     """
+    refuse_quantised(model, checkpoint.state_dict, checkpoint.source, unexpected)
     names = _counted(model.state_dict(keep_vars=True))
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     if parameters and not parameters.difference(missing, mismatched):
@@ -177,7 +179,7 @@ def build_for(
 
 def _load(model: nn.Module, checkpoint: Checkpoint, reading: Reading, builder: Builder | None) -> LoadReport:
     """Load the tensors that fit, and check that the others don't matter."""
-    _refuse_integers(model, checkpoint)
+    refuse_quantised(model, checkpoint.state_dict, checkpoint.source)
     found: list[tuple[list[str], list[str]]] = []
     # A mismatch of shapes makes load_state_dict raise, after everything else was loaded and after this hook ran.
     handle = model.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
@@ -201,17 +203,6 @@ def _load(model: nn.Module, checkpoint: Checkpoint, reading: Reading, builder: B
     report = load_report(model, checkpoint, reading, missing=missing, mismatched=mismatched, unexpected=unexpected)
     check_complete(model, checkpoint, report, reading, builder)
     return report
-
-
-def _refuse_integers(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Refuse quantised weights, which torch would copy into the model as they are, without their scales."""
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        tensor = checkpoint.state_dict.get(name)
-        if tensor is not None and parameter.is_floating_point() and not tensor.is_floating_point():
-            raise CheckpointError(
-                f"the checkpoint {checkpoint.source} holds {printable(name)} as {tensor.dtype}: its weights are "
-                "quantised; give those in floating point"
-            )
 
 
 def _about_sizes(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str | None:

@@ -66,10 +66,11 @@ class TestNothingIsExplainedAtRandom:
         message = loader.refused(CheckpointError, "timm:resnet10t", kept)
         assert "layer3.0.bn2.running_var (256,) is missing" in message
 
-    def test_quantised_weights(self, loader: Loader, timm: Any) -> None:
+    @pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2])
+    def test_quantised_weights(self, kind: torch.dtype, loader: Loader, timm: Any) -> None:
         state = timm.create_model("resnet10t").state_dict()
-        state["fc.weight"] = state["fc.weight"].mul(100).to(torch.int8)
-        assert "fc.weight as torch.int8" in loader.refused(CheckpointError, "timm:resnet10t", state)
+        state["fc.weight"] = state["fc.weight"].mul(100).to(kind)
+        assert f"fc.weight as {kind}" in loader.refused(CheckpointError, "timm:resnet10t", state)
 
     def test_a_part_where_it_is_asked_for(self, loader: Loader, timm: Any) -> None:
         state = timm.create_model("resnet10t").state_dict()

@@ -164,6 +164,18 @@ class TestTransformers:
         partial = load(f"transformers:{tmp_path}", reading=Reading(allow_partial=True))
         assert "missing from the checkpoint" in str(partial.load_warning)
 
+    @pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn])
+    @pytest.mark.parametrize("begin", ["", "model."])
+    def test_quantised_weights(self, kind: torch.dtype, begin: str, tmp_path: Path, transformers: Any) -> None:
+        model = self.vit(transformers)
+        model.save_pretrained(tmp_path)
+        state = {
+            begin + name: tensor.to(kind) if tensor.ndim == 2 else tensor for name, tensor in model.state_dict().items()
+        }
+        torch.save(state, tmp_path / "net.pth")
+        message = refusal(load, CheckpointError, f"transformers:{tmp_path}", str(tmp_path / "net.pth"))
+        assert f"weight as {kind}: its weights are quantised" in message
+
     @pytest.mark.parametrize("kind", ["ViT", "Dinov2", "Siglip", "CLIP"])
     def test_bases_without_a_classifier(self, kind: str, tmp_path: Path, transformers: Any) -> None:
         text = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}

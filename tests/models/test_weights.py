@@ -106,6 +106,18 @@ def test_hooks_that_rename(net: Net) -> None:
     assert "model.head.weight is (7, 4) in the file and (5, 4) in the model" in message
 
 
+@public_hooks
+def test_quantised_weights_under_names_that_hooks_change(net: Net) -> None:
+    state = dict(net.state_dict()) | {"head.weight": torch.ones(5, 4, dtype=torch.int8)}
+    message = refusal(load_into, CheckpointError, Renamed(), checkpoint(state))
+    assert "holds head.weight as torch.int8: its weights are quantised" in message
+
+
+def test_integers_that_the_model_does_not_take(net: Net) -> None:
+    extras = {"table": torch.ones(3, 4, dtype=torch.int64), "norm.num_batches_tracked": torch.tensor(3)}
+    assert load_into(Net(), checkpoint(dict(net.state_dict()) | extras)).unexpected == ("table",)
+
+
 @pytest.mark.parametrize(
     "state", [{"backbone.stem.weight": torch.ones(4, 3, 3, 3)}, {"conv.weight": torch.ones(1)}], ids=["names", "shapes"]
 )
