@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from camkit.errors import CheckpointError, UsageError
 _EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema")
 _LIVE = ("state_dict", "model", "model_state_dict", "net", "weights", "module")
 _BESIDES = ("optim", "lr_sched", "sched", "scaler", "amp_scaler", "criterion", "loss", "message_hub")  # begin so
-_DEPTH = 2  # entries in entries
+_DEPTH = 3  # entries in entries
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,12 @@ def _choose(
     live = [name for name in entries if name not in averaged]
     if weights in entries:
         return str(weights)
-    wanted = {"ema": [name for name in entries if name in averaged], "live": live}.get(weights or "", list(entries))
-    known = (*first, *_EMA[:2], *_LIVE[:2], *_EMA[2:], *_LIVE[2:])  # the first two each as timm's own loader
-    ranked = sorted(wanted, key=lambda name: known.index(last) if (last := name.rpartition(".")[2]) in known else 99)
-    if weights is not None and (not wanted or weights not in ("ema", "live")):
+    inside = [name for name in entries if weights and name.startswith(f"{weights}.")]
+    averages = [name for name in entries if name in averaged]
+    wanted = inside or {"ema": averages, "live": live}.get(weights or "", list(entries))
+    rank = functools.partial(_rank, known=(*first, *_EMA[:2], *_LIVE[:2], *_EMA[2:], *_LIVE[2:]))  # 2 each as timm's
+    ranked = sorted(wanted, key=rank)
+    if weights is not None and not inside and (not wanted or weights not in ("ema", "live")):
         default = _choose(entries, averaged, called, None, first)
         if _is_begun_by(entries[default], weights):
             return default  # the names in it tell them apart
@@ -121,11 +124,22 @@ def _choose(
         raise UsageError(
             f"{called} holds no {kind} weights for --weights {weights}; it has {_listed(entries, averaged)}"
         )
-    if len(ranked) > 1 and ranked[0].rpartition(".")[2] not in known:
+    if len(ranked) > 1 and rank(ranked[0]) == rank(ranked[1]):
         raise CheckpointError(
             f"{called} holds several state dicts: {_listed(entries, averaged)}; say which with --weights {ranked[0]}"
         )
     return ranked[0]
+
+
+def _rank(entry: str, known: tuple[str, ...]) -> tuple[int, int, int]:
+    """Where an entry comes: the least where a known name is outermost; then by that, averaged weights' if there is."""
+    parts = entry.split(".")
+    places = [place for place, part in enumerate(parts) if part in known]
+    if not places:
+        return len(known), 0, 0
+    names = [parts[place] for place in places]
+    names = [name for name in names if name in _EMA] or names
+    return places[0], min(map(known.index, names)), len(parts)
 
 
 def _is_begun_by(tensors: Mapping[Any, Any], weights: str) -> bool:

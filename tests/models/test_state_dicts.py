@@ -83,6 +83,35 @@ def test_live_or_averaged_as_asked() -> None:
     assert "holds no teacher weights" in refusal(find_state_dict, UsageError, both, "x.pth", weights="teacher")
 
 
+@pytest.mark.parametrize(
+    ("content", "taken"),
+    [
+        ({"model": state(1), "model_ema": {"module": state(2), "decay": 0.99}}, 2),
+        ({"state_dict": state(1), "state_dict_ema": {"state_dict": state(2), "updates": 3}}, 2),
+        ({"model": state(1), "model_ema": {"shadow": state(2)}}, 2),
+        ({"run": {"model": state(1), "model_ema": {"module": state(2)}}}, 2),
+        ({"model": {"module": state(1)}, "model_ema": {"module": state(2)}}, 2),
+        ({"model": state(1), "ema": {"state_dict": state(2)}}, 1),  # as without the entry in it
+        ({"model": state(1), "discriminator": {"state_dict": state(2)}}, 1),
+    ],
+)
+def test_entries_in_entries_rank_as_the_outer_ones(content: dict[str, Any], taken: int) -> None:
+    for ordered in (content, dict(reversed(content.items()))):
+        assert value_of(ordered) == taken
+    if "discriminator" not in content:
+        assert value_of(content, weights="ema") == 2
+        assert value_of(content, weights="live") == 1
+
+
+def test_the_name_of_an_outer_entry() -> None:
+    content = {"student": {"model": state(1)}, "teacher": {"model": state(2)}}
+    message = refusal(find_state_dict, CheckpointError, content, "x.pth")
+    assert "student.model (live), teacher.model (live); say which with --weights student.model" in message
+    assert value_of(content, weights="teacher") == value_of(content, weights="teacher.model") == 2
+    inside = {"model": {"student": state(1), "teacher": state(2)}}
+    assert "several state dicts" in refusal(find_state_dict, CheckpointError, inside, "x.pth")
+
+
 def test_the_entry_that_a_framework_takes_first() -> None:
     both = {"state_dict": state(1), "state_dict_ema": state(2)}
     assert value_of(both, first=("state_dict",)) == 1
