@@ -164,6 +164,29 @@ class TestTransformers:
         partial = load(f"transformers:{tmp_path}", reading=Reading(allow_partial=True))
         assert "missing from the checkpoint" in str(partial.load_warning)
 
+    def test_shards_of_an_earlier_save(self, tmp_path: Path, transformers: Any) -> None:
+        """The index says which count; without one, nothing does."""
+        self.vit(transformers).save_pretrained(tmp_path / "old", max_shard_size="30KB")
+        self.vit(transformers).save_pretrained(tmp_path, max_shard_size="50KB")
+        count = len(list(tmp_path.glob("model-*.safetensors")))
+        for file in (tmp_path / "old").glob("model-*.safetensors"):
+            file.rename(tmp_path / file.name)
+        assert len({file.name[-17:] for file in tmp_path.glob("model-*.safetensors")}) > 1
+        own = transformers.AutoModelForImageClassification.from_pretrained(tmp_path)
+        layer = "vit.embeddings.patch_embeddings.projection"
+        assert_same(load(f"transformers:{tmp_path}"), own, layer, IMAGES)
+        index = tmp_path / "model.safetensors.index.json"
+        text = index.read_text()
+        index.unlink()
+        assert "holds shards of several saves" in refusal(load, CheckpointError, f"transformers:{tmp_path}")
+        for spoilt in ("{}", "[", '{"weight_map": {}}', '{"weight_map": {"a": "../x"}}', '{"weight_map": {"a": 3}}'):
+            index.write_text(spoilt)
+            assert "can't read the weight_map" in refusal(load, CheckpointError, f"transformers:{tmp_path}")
+        index.write_text(text)
+        next(tmp_path.glob(f"model-00001-of-{count:05}*")).unlink()
+        message = refusal(load, CheckpointError, f"transformers:{tmp_path}")
+        assert f"lacks 1 of its {count} shards (model-00001-of-{count:05}.safetensors)" in message
+
     @pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn])
     @pytest.mark.parametrize("begin", ["", "model."])
     def test_quantised_weights(self, kind: torch.dtype, begin: str, tmp_path: Path, transformers: Any) -> None:
