@@ -25,6 +25,7 @@ class Fitted(NamedTuple):
 Fit = Callable[[dict[str, Tensor]], Fitted]
 
 _WRAPPERS = {"module", "_orig_mod", "_forward_module", "model", "base_model", "net", "network", "backbone", "encoder"}
+_INNER = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module", "_forward_module"}
 _COUNTERS = {"n_averaged", "steps"}  # of torch's AveragedModel and of MMEngine's
 _TRIED = 6
 _NEAR = 0.9  # of the most tensors that fit, for another network to fit as well
@@ -33,7 +34,7 @@ _NEAR = 0.9  # of the most tensors that fit, for another network to fit as well
 def strip_prefix(
     state_dict: dict[str, Tensor], own: Shapes, source: str, *, weights: str | None = None, fit: Fit | None = None
 ) -> tuple[dict[str, Tensor], str | None]:
-    """Strip what stands before the model's names, where more of the model's tensors are found then.
+    """Strip what stands before the model's names, or wrappers put into them, where more of its tensors are found then.
 
     Args:
         state_dict: Tensors by name.
@@ -49,15 +50,20 @@ def strip_prefix(
         CheckpointError: Several networks fit equally, or nearly so.
     """
     fit = fit or (lambda tensors: fitting(tensors, own))
-    counts = {prefix: fit(without(state_dict, prefix)) for prefix in _candidates(state_dict, own)}
-    best = _best(counts, state_dict, own, weights)
-    prefix = _choose(best, counts, state_dict, source)
-    if not prefix:
-        return state_dict, None
-    stripped = without(state_dict, prefix)
-    others = [other for other in _rivals(prefix, counts, state_dict, own) if other]
-    also = f" (beside {', '.join(map(printable, others))}; --weights chooses)" if others else ""
-    return stripped, f"names without their prefix '{printable(prefix)}'{also}"
+    tensors, dropped, counts, best = state_dict, set[str](), *_tried(state_dict, own, weights, fit)
+    for inner in (_INNER, _INNER | {"module"}):
+        plain, parts = _without_inner(state_dict, inner)
+        if parts - dropped:
+            found, likely = _tried(plain, own, weights, fit)
+            if found[likely[0]].found > counts[best[0]].found:
+                tensors, dropped, counts, best = plain, parts, found, likely
+    prefix = _choose(best, counts, tensors, source)
+    notes = [f"without the parts {', '.join(sorted(dropped))} in them"] if dropped else []
+    if prefix:
+        others = [other for other in _rivals(prefix, counts, tensors, own) if other]
+        also = f" (beside {', '.join(map(printable, others))}; --weights chooses)" if others else ""
+        notes.insert(0, f"without their prefix '{printable(prefix)}'{also}")
+    return without(tensors, prefix), f"names {' and '.join(notes)}" if notes else None
 
 
 def fitting(tensors: Mapping[str, Tensor], own: Shapes, classes: int | None = None) -> Fitted:
@@ -101,6 +107,34 @@ def without(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Shapes by name, of what inference reads."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+
+
+def _tried(
+    state_dict: dict[str, Tensor], own: Shapes, weights: str | None, fit: Fit
+) -> tuple[dict[str, Fitted], list[str]]:
+    """How many tensors are found without each prefix, and the prefixes of the networks that fit."""
+    counts = {prefix: fit(without(state_dict, prefix)) for prefix in _candidates(state_dict, own)}
+    return counts, _best(counts, state_dict, own, weights)
+
+
+def _without_inner(state_dict: dict[str, Tensor], inner: set[str]) -> tuple[dict[str, Tensor], set[str]]:
+    """The tensors without the parts of their names that wrappers of a network's own modules add; and these parts."""
+    parts = {part for name in state_dict for part in name.split(".")} & inner
+    if not parts:
+        return state_dict, parts
+
+    def plain(name: str) -> str:
+        return ".".join(part for part in name.split(".") if part not in parts)
+
+    renamed: collections.OrderedDict[str, Tensor] = collections.OrderedDict()
+    taken = state_dict.keys()
+    for name, tensor in state_dict.items():
+        short = plain(name)
+        renamed[name if short != name and (short in taken or short in renamed) else short] = tensor
+    versions: dict[str, Any] | None = getattr(state_dict, "_metadata", None)
+    if versions is not None:
+        renamed._metadata = {plain(name): each for name, each in versions.items()}  # type: ignore[attr-defined]
+    return renamed, parts
 
 
 def _candidates(state_dict: dict[str, Tensor], own: Shapes) -> list[str]:

@@ -98,3 +98,35 @@ def test_a_prefix_that_was_asked_for_is_taken_though_another_fits_better() -> No
     state = behind("one.", 1) | behind("two.", 2)
     del state["one.fc.weight"]
     assert strip_prefix(state, OWN, "x.pth", weights="one")[0]["conv.weight"][0, 0] == 1
+
+
+INNER = ["_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module", "module"]
+
+
+@pytest.mark.parametrize("part", INNER)
+@pytest.mark.parametrize("prefix", ["", "lit."])
+def test_wrappers_of_a_network_s_own_modules(part: str, prefix: str) -> None:
+    blocks = {f"layer1.{number}.conv.weight": torch.ones(4, 3) for number in range(4)} | {"fc.weight": torch.ones(2, 4)}
+    for place in ("layer1.", "layer1.0."):
+        state = {prefix + name.replace(place, f"{place}{part}."): tensor for name, tensor in blocks.items()}
+        stripped, note = strip_prefix(state, shapes_of(blocks), "x.pth")
+        assert stripped.keys() == blocks.keys()
+        assert note is not None
+        assert f"without the parts {part} in them" in note
+        assert (f"prefix '{prefix}'" in note) == bool(prefix)
+
+
+def test_wrappers_that_the_model_has_itself_stay() -> None:
+    blocks = {"layer1.module.weight": torch.ones(4, 3), "layer2._orig_mod.weight": torch.ones(4, 3)}
+    assert strip_prefix(blocks, shapes_of(blocks), "x.pth") == (blocks, None)
+    mixed = {"a.module.weight": torch.ones(4), "a.module.bias": torch.ones(4), "b._orig_mod.weight": torch.ones(4)}
+    own = {"a.module.weight": (4,), "a.module.bias": (4,), "b.weight": (4,)}
+    assert strip_prefix(mixed, own, "x.pth")[0].keys() == own.keys()
+
+
+def test_a_name_with_a_wrapper_gives_way_to_the_plain_one() -> None:
+    state = {"conv._orig_mod.weight": torch.ones(4, 3), "fc._orig_mod.weight": torch.ones(2, 4) * 2} | NET
+    del state["conv.weight"]
+    stripped, _ = strip_prefix(state, OWN, "x.pth")
+    assert stripped.keys() == NET.keys() | {"fc._orig_mod.weight"}
+    assert stripped["fc.weight"][0, 0] == 1
