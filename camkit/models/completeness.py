@@ -90,13 +90,13 @@ def _check_parts(model: nn.Module, checkpoint: Checkpoint, report: LoadReport, b
 def _check_architecture(model: nn.Module, checkpoint: Checkpoint, report: LoadReport) -> None:
     own = [*dict(model.named_parameters()), *dict(model.named_buffers())]
     unknown = {name: _tensor(name, checkpoint) for name in report.unexpected}
-    foreign = foreign_tensors(own, unknown)
+    foreign = foreign_tensors(own, unknown, [name for name, _ in model.named_modules()])
     if not foreign:
         return
     beside = list(dict.fromkeys(itertools.chain.from_iterable(foreign.values())))
     used = depended_on(model, beside)
     if used is not None:
-        foreign = {name: names for name, names in foreign.items() if not set(names).isdisjoint(used)}
+        foreign = {name: names for name, names in foreign.items() if not names or not set(names).isdisjoint(used)}
     if not foreign:
         return
     raise CheckpointError(
