@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from camkit.datasets.boxes import Rule
 from camkit.datasets.places import Place
 from camkit.datasets.schema import MapColumn, columns_of
 from camkit.errors import CamkitError
+from camkit.models.loader import digest
 from camkit.versions import versions
 
 if TYPE_CHECKING:
@@ -132,10 +134,12 @@ def fingerprint(classifier: Classifier, loader: Loader, settings: Settings, data
     """All that rows depend on."""
     return {
         "data": data,
-        "config": classifier.source,
+        "config": _spelled(classifier.source),
         "network": _digest(re.sub(r" at 0x[0-9a-f]+", "", repr(classifier.model)).encode()),
         "checkpoint": weights_hash(classifier.model),
-        "preprocessing": _digest(loader.describe().encode()),
+        "preprocessing": digest(loader),
+        "activation": classifier.activation,
+        "classes": None if classifier.classes is None else _digest(json.dumps(classifier.classes).encode()),
         **settings.told(),
         "camkit": camkit.__version__,
     }
@@ -165,6 +169,16 @@ def weights_hash(model: torch.nn.Module) -> str:
         plain = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
     return digest.hexdigest()[:16]
+
+
+def _spelled(config: str) -> str:
+    """CONFIG, one spelling for one file or folder."""
+    kind, colon, name = config.rpartition(":")
+    if not kind or kind == "transformers":
+        path = Path(name).expanduser()
+        if path.exists():
+            return f"{kind}{colon}{path.resolve()}"
+    return config
 
 
 def _digest(content: bytes) -> str:

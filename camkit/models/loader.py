@@ -9,10 +9,11 @@ images are prepared as ever.
 from __future__ import annotations
 
 import copy
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +28,8 @@ from camkit.models.prepared import Prepared
 
 TRIED = ((375, 500), (97, 64))
 """Heights and widths of the images that a loader is tried with."""
+_TOLD_APART = (*TRIED, (64, 512))
+"""Those that preprocessings are told apart by: a long one, too, for some bound the longer side."""
 
 
 class Loaded(NamedTuple):
@@ -55,7 +58,7 @@ class Loader(Protocol):
         """The network's input (B, C, H, W), on its device, of pixels (B, C, H, W) as they were loaded."""
 
     def describe(self) -> str:
-        """All that the preprocessing does, as text: runs are told apart by it."""
+        """All that the preprocessing does, as text for people; :func:`digest` tells preprocessings apart."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,26 @@ def gives(loader: Loader, paths: Sequence[str], expected: Sequence[Tensor]) -> b
     )
 
 
+def digest(loader: Any) -> str:
+    """The first digits of the SHA-256 of what a preprocessing makes of images of noise, to the last bit.
+
+    It tells preprocessings apart whatever their settings are called, and wherever the processor's files or the model
+    are. One that takes none of these images, or gives other numbers every time, is told by its description.
+
+    Args:
+        loader: A :class:`Loader`.
+
+    Raises:
+        CamkitError: The images can't be written.
+    """
+    # The second half runs on the processor: devices divide in ways of their own.
+    local = replace(loader, device=torch.device("cpu")) if hasattr(loader, "device") else loader
+    with noise(_TOLD_APART) as paths:
+        first, second = (b"".join(_made(local, path) for path in paths) for _ in range(2))
+    content = first if first and first == second else loader.describe().encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 @contextmanager
 def noise(sizes: Sequence[tuple[int, int]]) -> Iterator[list[str]]:
     """Paths of pictures of noise, there as long as the context.
@@ -246,6 +269,16 @@ def described(what: Any) -> str:
     if " at 0x" in text:
         return f"{getattr(what, '__module__', '')}.{getattr(what, '__qualname__', type(what).__qualname__)}"
     return str(text)
+
+
+def _made(loader: Loader, path: str) -> bytes:
+    """What a loader makes of an image, with its shape; nothing where it refuses it."""
+    try:
+        inputs = loader.inputs(loader.load(path).pixels[None])
+    except CamkitError:
+        return b""
+    plain = inputs.detach().cpu().contiguous()
+    return f"{plain.dtype} {tuple(plain.shape)} ".encode() + plain.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _floats(values: Any) -> tuple[float, ...]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 
 import camkit
@@ -17,6 +21,7 @@ from tests.datasets.pictures import (
     assert_same_rows,
     classifier,
     rows_of,
+    squeezed,
     write_broken,
     write_classes,
     write_pictures,
@@ -166,6 +171,8 @@ def test_a_folder_that_grew_is_finished(data: Path, tmp_path: Path) -> None:
         ({"map_dtype": "float16"}, "map dtype float32, now float16"),
         ({"model": classifier(12)}, "checkpoint .*, now "),
         ({"model": classifier(whole=True)}, "preprocessing .*, now "),
+        ({"model": replace(classifier(), activation="sigmoid")}, "activation softmax, now sigmoid"),
+        ({"model": replace(classifier(), classes=tuple("abcde"))}, "classes .*, now "),
     ],
 )
 def test_other_settings_are_told_apart(data: Path, tmp_path: Path, other: dict[str, object], said: str) -> None:
@@ -173,6 +180,29 @@ def test_other_settings_are_told_apart(data: Path, tmp_path: Path, other: dict[s
     with pytest.raises(CamkitError, match=said):
         run(**{"data": data, "model": classifier(), "out": tmp_path / "run", "workers": 0, **other})
     assert len(load(tmp_path / "run")) == 2
+
+
+class Brighter:
+    """A transform whose text says nothing of its parameter."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return squeezed(image) * self.factor
+
+
+def brighter(image: Image.Image, factor: float) -> torch.Tensor:
+    return squeezed(image) * factor
+
+
+@pytest.mark.parametrize("made", [Brighter, lambda factor: partial(brighter, factor=factor)])
+def test_parameters_of_a_transform_are_told_apart(data: Path, tmp_path: Path, made: Any) -> None:
+    net, out = classifier().model, tmp_path / "run"
+    run(data, net, out, transform=made(1.0), workers=0, limit=2)
+    assert run(data, net, out, transform=made(1.0), workers=0, limit=3).new == 1
+    with pytest.raises(CamkitError, match=r"settings: preprocessing \w+, now \w+;"):
+        run(data, net, out, transform=made(0.9999), workers=0)
 
 
 def test_another_version_of_camkit_or_other_data_are_told_apart(
@@ -251,8 +281,6 @@ class Picky(torch.nn.Module):
 
 
 def test_an_image_that_the_network_fails_on_spoils_no_other(data: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
     Image.new("RGB", (60, 40), "black").save(data / "005-dark.png")
     Image.new("RGB", (60, 40), "white").save(data / "005-bright.png")
     run(data, classifier(model=Picky()), tmp_path / "run", workers=0)
@@ -263,8 +291,6 @@ def test_an_image_that_the_network_fails_on_spoils_no_other(data: Path, tmp_path
 
 
 def test_your_own_module_with_its_transform(data: Path, tmp_path: Path) -> None:
-    from tests.datasets.pictures import squeezed
-
     net = classifier()
     run(data, net.model, tmp_path / "own", transform=squeezed, classes=net.classes, workers=0)
     run(data, net, tmp_path / "run", workers=0)
