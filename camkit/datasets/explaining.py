@@ -21,6 +21,7 @@ from camkit.datasets.settings import Settings
 from camkit.engine.record import record
 from camkit.errors import CamkitError, UsageError, is_out_of_memory, reason
 from camkit.explanation import Explanation
+from camkit.methods import Method
 from camkit.smoothing import AugSmooth, EigenSmooth
 from camkit.typing import Targets
 
@@ -68,6 +69,34 @@ class Found:
     concepts: dict[str, tuple[Tensor, Tensor]]
     explanations: list[Explanation]
 
+    def beside(self, other: Found) -> Found:
+        """This batch with what other methods gave of it, too; logits and classes are theirs."""
+        return Found(
+            self.maps | other.maps,
+            other.logits,
+            other.classes,
+            self.concepts | other.concepts,
+            self.explanations + other.explanations,
+        )
+
+
+def joined(parts: Sequence[Found]) -> Found:
+    """Several batches as one, of the same methods."""
+    first = parts[0]
+    return Found(
+        {name: np.concatenate([each.maps[name] for each in parts]) for name in first.maps},
+        torch.cat([each.logits for each in parts]),
+        None if first.classes is None else torch.cat([each.classes for each in parts if each.classes is not None]),
+        {
+            name: (
+                torch.cat([each.concepts[name][0] for each in parts]),
+                torch.cat([each.concepts[name][1] for each in parts]),
+            )
+            for name in first.concepts
+        },
+        [explanation for each in parts for explanation in each.explanations],
+    )
+
 
 class Explainer:
     """Explains batches with a run's settings.
@@ -106,13 +135,25 @@ class Explainer:
     def explain(self, inputs: Tensor, labels: Sequence[int | None]) -> Found:
         """Explain a batch of images of one size.
 
+        Concepts are what the images of a batch have in common; here they are each image's own, whatever the batch.
+
         Raises:
             CamkitError: See :meth:`camkit.CAM.explain`; also an image without a label where that is explained.
         """
+        alone = [each for each in self.settings.methods if each.need.finds_targets]
+        if len(inputs) == 1 or not alone:
+            return self._together(inputs, labels, self.settings.methods)
+        others = [each for each in self.settings.methods if each not in alone]
+        rows = [self._together(inputs[at : at + 1], labels[at : at + 1], alone) for at in range(len(inputs))]
+        found = joined(rows)
+        return found.beside(self._together(inputs, labels, others)) if others else found
+
+    def _together(self, inputs: Tensor, labels: Sequence[int | None], methods: Sequence[Method]) -> Found:
+        """Explain a batch with some of the methods."""
         targets = self._targets(inputs, labels)
         with self._precision():
             images = self._cam.network.prepare(inputs)
-            found = self._cam.compute(images, targets, self.settings.methods, layers=self._layers)
+            found = self._cam.compute(images, targets, methods, layers=self._layers)
         maps = {
             f"{each.method}/{layer}": raw.float().cpu().numpy() for each in found for layer, raw in each.raw.items()
         }
