@@ -27,7 +27,7 @@ from camkit.datasets.schema import make_schema
 from camkit.datasets.settings import Pace, Settings, Summary, find_methods, find_target
 from camkit.datasets.sources import Source, find_source, labelled, some
 from camkit.datasets.stopping import Stop, listening
-from camkit.datasets.store import ShardWriter, done, drop_failed, read_columns
+from camkit.datasets.store import ShardWriter, done, drop_failed, read_columns, require_same_images
 from camkit.errors import UsageError
 from camkit.models.classifier import Classifier
 from camkit.models.load import load
@@ -204,6 +204,8 @@ class _Job:
         if manifest is not None:
             manifest.require_same(fingerprint, self.place.name)
             labels, line = self._labels(source, order, manifest.class_count)
+            retried = order if self.pace.retry_failed else ()
+            require_same_images(self.place, source.ids, source.paths, labels, retried=retried)
         else:
             probe = Probe(self.classifier, loader, self.settings)
             probe.try_images(source, order)
@@ -211,7 +213,7 @@ class _Job:
             manifest = probe.manifest(labels, fingerprint)
             manifest.write(self.place)
         if self.pace.retry_failed:
-            drop_failed(self.place)
+            drop_failed(self.place, source.ids.take(pa.array(order)))
         ids, failed = done(self.place)
         known = pc.is_in(source.ids, value_set=ids.cast(pa.string())).to_numpy(zero_copy_only=False)
         left = [position for position in order if not known[position]]

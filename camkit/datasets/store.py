@@ -76,17 +76,58 @@ def done(place: Place) -> tuple[pa.ChunkedArray, int]:
     return ids, len(ids) - table["error"].null_count
 
 
-def drop_failed(place: Place) -> int:
-    """Take the rows of errors out of the shards, so that their images are done again; how many there were."""
+def require_same_images(
+    place: Place, ids: pa.Array, paths: pa.Array, labels: Sequence[int | None], *, retried: Sequence[int] = ()
+) -> None:
+    """Check that committed rows have the labels and the files that their images have now.
+
+    Args:
+        place: The run's folder.
+        ids: Of all images of the data set.
+        paths: Theirs.
+        labels: Theirs.
+        retried: Positions of those whose rows don't count where they are errors.
+
+    Raises:
+        CamkitError: Some have others.
+    """
+    rows = read_columns(place, ["id", "path", "label", "error"])
+    if not len(rows):
+        return
+    at = pc.index_in(rows["id"], value_set=ids)
+    again = pc.and_(pc.is_in(at, value_set=pa.array(retried, pa.int32())), pc.is_valid(rows["error"]))
+    rows = rows.append_column("at", at).filter(pc.and_(pc.is_valid(at), pc.invert(again)))
+    now = pa.array(labels, pa.int32()).take(rows["at"])
+    for what, differ in (
+        ("labels", pc.not_equal(pc.fill_null(rows["label"], -1), pc.fill_null(now, -1))),
+        ("paths", pc.not_equal(rows["path"], paths.take(rows["at"]))),
+    ):
+        found = rows.filter(differ)["id"].to_pylist()
+        if found:
+            raise CamkitError(
+                f"{what} of {len(found)} images differ from the run's in {place.name} ({', '.join(found[:3])}"
+                f"{', ...' * (len(found) > 3)}): take another --out"
+            )
+
+
+def drop_failed(place: Place, ids: pa.Array) -> int:
+    """Take rows of errors out of the shards, so that their images are done again; how many there were.
+
+    Args:
+        place: The run's folder.
+        ids: Of the images that are to be done again.
+    """
     count = 0
     for name in shard_names(place):
         with open_shard(place, name) as file:
-            failed = len(error := _read(file, place, name, ["error"])["error"]) - error.null_count
+            rows = _read(file, place, name, ["id", "error"])
+            drop = pc.and_(pc.is_valid(rows["error"]), pc.is_in(rows["id"], value_set=ids))
+            failed = pc.sum(drop).as_py() or 0
             if not failed:
                 continue
             table = file.read()
         count += failed
-        kept = table.filter(pc.is_null(table["error"]))
+        kept = table.filter(pc.invert(drop))
         if len(kept):
             place.write(name, _content(kept))
         else:

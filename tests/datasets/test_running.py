@@ -113,6 +113,15 @@ def test_methods_that_find_concepts_say_their_classes(data: Path, tmp_path: Path
     assert len(row["classes"]) == 1
 
 
+def test_concepts_are_each_image_s_own(data: Path, tmp_path: Path) -> None:
+    """Whatever images are in the batch, and in whatever order."""
+    for name, way in (("alone", {"batch_size": 1}), ("batch", {"batch_size": 8, "shuffle": 3})):
+        run(data, classifier(), tmp_path / name, ["DFF", "GradCAM"], workers=0, num_concepts=2, **way)
+    assert_same_rows(tmp_path / "batch", tmp_path / "alone")
+    run(data, classifier(), tmp_path / "dff", "DFF", workers=0, num_concepts=2)
+    assert torch.equal(load(tmp_path / "dff").map("003.png"), load(tmp_path / "alone").map("003.png", "DFF"))
+
+
 def test_smoothing_and_autocast(data: Path, tmp_path: Path) -> None:
     net = classifier()
     run(data, net, tmp_path / "aug", aug_smooth=True, eigen_smooth=True, workers=0)
@@ -264,6 +273,36 @@ def test_failed_images_are_tried_again_when_asked(tmp_path: Path) -> None:
     assert (summary.new, summary.failed, summary.done) == (1, 0, 5)
     run(data, classifier(), tmp_path / "whole", workers=0)
     assert_same_rows(out, tmp_path / "whole")
+
+
+def test_failed_images_beyond_the_limit_stay(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", 5)
+    for name in ("001.png", "003.png"):
+        (data / name).write_bytes(b"")
+    run(data, classifier(), tmp_path / "run", workers=0)
+    assert run(data, classifier(), tmp_path / "run", workers=0, retry_failed=True, limit=2).new == 1
+    assert sorted(load(tmp_path / "run").filter(errors=True).ids) == ["001.png", "003.png"]
+
+
+def test_labels_and_paths_that_changed_are_told(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 4)
+    data, out = tmp_path / "list.csv", tmp_path / "run"
+
+    def listed(first: str, label: int, broken: str = "broken.png") -> None:
+        data.write_text(f"path,label,id\n{first},0,a\n001.png,{label},b\n{broken},2,c\n003.png,,d\n")
+
+    (tmp_path / "broken.png").write_bytes(b"")
+    listed("000.png", 1)
+    run(data, classifier(), out, workers=0)
+    for changed, said in (
+        (("000.png", 4), r"labels of 1 images differ from the run's in .* \(b\): take another --out"),
+        (("002.png", 1), r"paths of 1 images differ from the run's in .* \(a\): take another --out"),
+        (("000.png", 1, "002.png"), r"paths of 1 images .* \(c\)"),
+    ):
+        listed(*changed)
+        with pytest.raises(CamkitError, match=said):
+            run(data, classifier(), out, workers=0)
+    assert run(data, classifier(), out, workers=0, retry_failed=True).failed == 0
 
 
 class Picky(torch.nn.Module):
