@@ -70,7 +70,7 @@ def _lines(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         name, _, label = line.strip().rpartition("\t" if "\t" in line else " ")
         if os.path.splitext(name.strip())[1] and label.strip().isdecimal():  # noqa: PTH122
-            yield number, {"path": name.strip(), "label": label}
+            yield number, {"path": name.strip(), "label": int(label)}
         else:
             yield number, {"path": line.strip()}
 
@@ -113,6 +113,9 @@ def _check_columns(names: list[str], path: str, line: int = 1) -> None:
             f"line {line} of {path} has the columns {', '.join(map(repr, unknown))}, which a list doesn't have{near}; "
             f"it has {', '.join(COLUMNS)}"
         )
+    twice = [name for name in COLUMNS if names.count(name) > 1]
+    if twice:
+        raise UsageError(f"line {line} of {path} has the column {twice[0]!r} twice: leave one of them")
     if "path" not in names:
         raise UsageError(f"line {line} of {path} has no column 'path'; a list has {', '.join(COLUMNS)}")
 
@@ -122,11 +125,12 @@ def _label(label: Any, number: int, path: Path | str) -> int | str | None:
         return None
     if isinstance(label, bool) or not isinstance(label, int | str):
         raise UsageError(f"the label on line {number} of {path} is neither an index nor a name: {label!r}")
-    return int(label) if isinstance(label, int) or label.strip().lstrip("-").isdecimal() else label
+    return label
 
 
 def _located(name: str, path: Path | str) -> str:
     """A path in a list as seen from here."""
+    name = name.removeprefix("file://")
     if "://" in name or os.path.isabs(name):  # noqa: PTH117
         return name
     if isinstance(path, str) and "://" in path:

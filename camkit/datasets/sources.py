@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _JOINED = ".jpg .jpeg .jpe .jfif .png .bmp .dib .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .avif .heic .heif"
 IMAGE_SUFFIXES = frozenset(_JOINED.split(" "))
 CONFIG = "config:"
+_WRITTEN = re.compile(r"\\(x[0-9a-f]{2})")
 NAMED = 3
 """How many of several faults a message names."""
 
@@ -52,7 +54,8 @@ class Source:
         name: DATA, absolute.
         ids: One per image, unique.
         paths: One per image, as :func:`as_text` writes them.
-        labels: Indices of classes, null where unknown; as names in class folders and lists until :meth:`labelled`.
+        labels: Indices of classes, null where unknown; as names in class folders and lists until they are looked up by
+            :func:`camkit.datasets.labels.labelled`.
         problems: Position to the reason why an image can't be read.
         skipped: How many files aren't taken for images, and examples.
         folders: Whether labels are names of folders.
@@ -112,52 +115,6 @@ def forms() -> str:
     return f"a folder, a folder of class folders, a list ({', '.join(LIST_SUFFIXES)}) or config:"
 
 
-def labelled(source: Source, classifier: Classifier, class_count: int) -> tuple[list[int | None], str]:
-    """The class index of every image, and a line about how folders became classes.
-
-    Names of folders are classes' names or indices; else, where there are as many folders as classes, their sorted
-    names stand for them in order, as data sets in folders are usually read.
-
-    Raises:
-        UsageError: A list's labels that are no classes of the model.
-    """
-    names = sorted({label for label in source.labels if isinstance(label, str)})
-    known: dict[str, int] = {}
-    wrong: list[str] = []
-    for name in names:
-        try:
-            known[name] = classifier.find_category(name)
-        except UsageError:
-            wrong.append(name)
-    if source.folders:
-        outside = [name for name in known if not 0 <= known[name] < class_count]
-        if not wrong and not outside:
-            return [known.get(str(label)) for label in source.labels], ""
-        wordnet = all(len(name) == 9 and name[0] == "n" and name[1:].isdigit() for name in names)
-        if len(names) == class_count and (classifier.classes is None or wordnet):
-            order = {name: index for index, name in enumerate(names)}
-            line = f"labels: the {class_count} folders in alphabetical order, {names[0]} is {classifier.named(0)}"
-            return [order.get(str(label)) for label in source.labels], line
-        line = (
-            f"no labels: the {len(names)} folders ({some(names)}) are no classes of {classifier.source}, which has "
-            f"{class_count}"
-        )
-        return [None] * len(source), line
-    if wrong:
-        near = closest(wrong[0], classifier.classes or ())
-        raise UsageError(
-            f"{source.name} has {len(wrong)} labels that are no classes of {classifier.source}: {some(wrong)}{near}"
-        )
-    labels = [known[each] if isinstance(each, str) else each for each in source.labels]
-    outside_indices = sorted({each for each in labels if each is not None and not 0 <= each < class_count})
-    if outside_indices:
-        raise UsageError(
-            f"{source.name} has {len(outside_indices)} labels outside the classes 0..{class_count - 1} of "
-            f"{classifier.source}: {some(map(str, outside_indices))}"
-        )
-    return labels, ""
-
-
 def some(names: Iterable[str]) -> str:
     """The first names, for a message of one line: ``a, b, c and 5 more``."""
     found = list(names)
@@ -166,27 +123,26 @@ def some(names: Iterable[str]) -> str:
 
 
 def as_text(path: str) -> str:
-    r"""A path as UTF-8 can hold it: bytes that are no UTF-8 are written as ``\xff``."""
+    r"""A path as UTF-8 can hold it: bytes that are no UTF-8 are written as ``\xff``.
+
+    The backslash of a name that really holds such four characters is written as ``\x5c``, so that no two paths have
+    the same text.
+    """
+    plain = _WRITTEN.sub(r"\\x5c\1", path)
     try:
-        path.encode()
+        plain.encode()
     except UnicodeEncodeError:
-        return os.fsencode(path).decode("utf-8", "backslashreplace")
-    return path
+        return os.fsencode(plain).decode("utf-8", "backslashreplace")
+    return plain
 
 
 def from_text(text: str) -> str:
-    r"""The path that :func:`as_text` wrote; a file whose name really holds ``\xff`` goes before."""
-    if r"\x" not in text or os.path.lexists(text):
+    """The path that :func:`as_text` wrote."""
+    if _WRITTEN.search(text) is None:
         return text
-    raw, rest = b"", text.encode()
-    while (at := rest.find(rb"\x")) >= 0:
-        try:
-            byte = bytes.fromhex(rest[at + 2 : at + 4].decode())
-        except ValueError:
-            byte = rest[at : at + 4]
-        raw, rest = raw + rest[:at] + byte, rest[at + 4 :]
-    path = os.fsdecode(raw + rest)
-    return path if os.path.lexists(path) else text
+    pieces = _WRITTEN.split(text)
+    raw = b"".join(bytes.fromhex(piece[1:]) if at % 2 else os.fsencode(piece) for at, piece in enumerate(pieces))
+    return os.fsdecode(raw)
 
 
 def _source(name: str, items: Sequence[Item], *, skipped: Sequence[str] = (), folders: bool = False) -> Source:
@@ -227,39 +183,50 @@ def _of_tree(name: str, items: Sequence[Item], skipped: Sequence[str]) -> Source
     if not items:
         other = f" ({len(skipped)} other files: {some(skipped)})" if skipped else ""
         raise UsageError(f"no images in {name}{other}; images end in {' '.join(sorted(IMAGE_SUFFIXES))}")
-    tops = [item.id.partition("/")[0] if "/" in item.id else "" for item in items]
-    folders = all(tops)
-    if folders:
-        items = [item._replace(label=sys.intern(as_text(top))) for item, top in zip(items, tops, strict=True)]
-    return _source(name, items, skipped=skipped, folders=folders)
+    tops = [_class_folder(item) for item in items]
+    items = [item._replace(label=sys.intern(as_text(top)) or None) for item, top in zip(items, tops, strict=True)]
+    return _source(name, items, skipped=skipped, folders=any(tops))
+
+
+def _class_folder(item: Item) -> str:
+    """The folder at the top in which an item is, or which it is where that can't be read; empty for other items."""
+    top, slash, _ = item.id.partition("/")
+    return top if slash or (item.problem and not _is_image(top)) else ""
 
 
 def _walk(root: Path, skipped: list[str]) -> Iterator[Item]:
-    """The images below a folder; links to folders are followed, once each."""
-    visited: set[tuple[int, int]] = set()
-    problems: list[OSError] = []
-    for folder, inner, files in os.walk(root, followlinks=True, onerror=problems.append):
-        about = Path(folder).stat()
-        if (about.st_dev, about.st_ino) in visited:
-            inner.clear()
+    """The images below a folder. Links to folders are followed, but for those to a folder that they are in."""
+    left: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(str(root), "", frozenset())]
+    while left:
+        folder, start, above = left.pop()
+        try:
+            about = os.stat(folder)  # noqa: PTH116 (bytes that are no UTF-8, here and below)
+            if (about.st_dev, about.st_ino) in above:
+                continue
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            problem = f"can't read the folder {as_text(folder)}: {error.strerror}"
+            yield Item(start.rstrip("/") or ".", folder, problem=problem)
             continue
-        visited.add((about.st_dev, about.st_ino))
-        inner[:] = [each for each in inner if not each.startswith(".")]
-        below = os.path.relpath(folder, root).replace(os.sep, "/")
-        start = "" if below == "." else f"{below}/"
-        for name in files:
-            if not name.startswith(".") and _is_image(name):
-                yield Item(start + name, os.path.join(folder, name))  # noqa: PTH118 (bytes that are no UTF-8)
-            else:
-                skipped.append(start + name)
-        for name in inner:
-            if _is_image(name):  # it is walked through, too
-                path = os.path.join(folder, name)  # noqa: PTH118
-                yield Item(start + name, path, problem=f"{as_text(path)} is a folder, not an image")
-    for error in problems:
-        path = str(error.filename)
-        below = os.path.relpath(path, root).replace(os.sep, "/")
-        yield Item(below, path, problem=f"can't read the folder {as_text(path)}: {error.strerror}")
+        for entry in entries:
+            name = start + entry.name
+            is_folder = _is_folder(entry)
+            if is_folder and not entry.name.startswith("."):
+                left.append((entry.path, f"{name}/", above | {(about.st_dev, about.st_ino)}))
+                if _is_image(entry.name):  # it is walked through, too
+                    yield Item(name, entry.path, problem=f"{as_text(entry.path)} is a folder, not an image")
+            elif not is_folder and not entry.name.startswith(".") and _is_image(entry.name):
+                yield Item(name, entry.path)
+            elif not is_folder:
+                skipped.append(name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a circle of links
+        return False
 
 
 def _is_image(name: str) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from camkit.datasets.sources import Source, as_text, find_source, from_text, labelled
+from camkit.datasets.labels import labelled
+from camkit.datasets.sources import Source, as_text, find_source, from_text
 from camkit.errors import UsageError
 from tests.datasets.pictures import classifier, write_classes, write_pictures
 
@@ -30,7 +32,7 @@ def test_a_folder_is_walked_in_the_order_of_paths(tmp_path: Path) -> None:
     source = find_source(tmp_path, NET)
     assert ids(source) == ["000.JPG", "b/000.png", "b/001.png"]
     assert source.path(1) == str(tmp_path / "b" / "000.png")
-    assert source.labels == [None] * 3
+    assert labelled(source, NET, 5)[0] == [None] * 3
     assert source.skipped == (2, ("notes.txt", ".hidden.png")) or source.skipped[0] == 2
     assert source.order(shuffle=3) == source.order(shuffle=3) != source.order()
     assert sorted(source.order(shuffle=3)) == source.order() == [0, 1, 2]
@@ -68,9 +70,59 @@ def test_class_folders_by_name_index_or_order(tmp_path: Path) -> None:
     assert "no labels: the 5 folders (a, b, c and 2 more)" in line
 
 
-def classifier_without_names() -> Any:
-    from dataclasses import replace
+def test_what_stands_beside_class_folders_leaves_their_labels(tmp_path: Path) -> None:
+    data = write_classes(tmp_path / "data", 1)
+    (data / "empty.jpg").mkdir()
+    source = find_source(data, NET)
+    assert ids(source) == ["empty.jpg", "espresso/000.png", "tabby cat/000.png", "tabby cat/001.png"]
+    assert labelled(source, NET, 5) == ([None, 2, 0, 0], "")
+    write_pictures(data, 1)
+    labels, line = labelled(find_source(data, NET), NET, 5)
+    assert labels == [None, None, 2, 0, 0]
+    assert line == "no labels for 1 images beside the class folders: 000.png"
+    write_pictures(data / "misc", 1)
+    labels, line = labelled(find_source(data, NET), NET, 5)
+    assert labels == [None] * 6
+    assert line == "no labels: 1 of the 3 folders (misc) are no classes of cnn, which has 5"
 
+
+def test_class_names_that_are_numbers(tmp_path: Path) -> None:
+    def with_names(*names: str) -> Any:
+        return replace(NET, classes=names)
+
+    for name in "12345":
+        write_pictures(tmp_path / "five" / name, 1)
+    five = find_source(tmp_path / "five", NET)
+    assert labelled(five, with_names("1", "2", "3", "4", "5"), 5)[0] == [0, 1, 2, 3, 4]
+    write_pictures(tmp_path / "two" / "0", 1)
+    write_pictures(tmp_path / "two" / "1", 1)
+    two = find_source(tmp_path / "two", NET)
+    assert labelled(two, with_names("0", "1", "4", "3", "2"), 5)[0] == [0, 1]
+    assert labelled(two, with_names("a", "b", "c", "d", "e"), 5)[0] == [0, 1]
+    with pytest.raises(UsageError, match="labels such as '[01]', which is class [01] by name and class [01] by index"):
+        labelled(two, with_names("1", "0", "2", "3", "4"), 5)
+    (tmp_path / "two" / "list.jsonl").write_text('{"path": "0/000.png", "label": 1}\n')
+    assert labelled(find_source(tmp_path / "two" / "list.jsonl", NET), with_names("1", "0", "2"), 3)[0] == [1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_two_links_to_a_folder_are_two_folders(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "elsewhere", 1)
+    for name in "ba":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "link").symlink_to(tmp_path / "elsewhere")
+    assert ids(find_source(tmp_path / "data", NET)) == ["a/link/000.png", "b/link/000.png"]
+
+
+def test_files_of_this_machine_in_lists(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 1)
+    (tmp_path / "list.txt").write_text(f"file://{tmp_path}/000.png 3\n")
+    source = find_source(tmp_path / "list.txt", NET)
+    assert source.path(0) == str(tmp_path / "000.png")
+    assert source.labels == [3]
+
+
+def classifier_without_names() -> Any:
     return replace(NET, classes=None)
 
 
@@ -117,6 +169,7 @@ def test_paths_that_occur_twice_have_ids_of_their_own(tmp_path: Path) -> None:
         ("a.csv", "path,label\n000.png,1,2\n", "more cells than the 2 headings"),
         ("a.csv", 'path\n"000.png\n', "no CSV|no path|don't exist"),
         ("a.csv", "", "has no column 'path'"),
+        ("a.csv", "path,path\n000.png,000.png\n", "has the column 'path' twice"),
         ("a.csv", "path,id\n000.png,x\n000.png,x\n", "1 ids of .* occur more than once: x"),
         ("a.jsonl", '{"path": "000.png"}\nnonsense\n', "line 2 of .* is no JSON"),
         ("a.jsonl", "[1]\n", "is no object such as"),
@@ -146,6 +199,7 @@ def test_lists_that_can_t_be_read_say_why(tmp_path: Path, name: str, content: st
     [
         ("5", r"1 labels outside the classes 0\.\.4 of cnn: 5"),
         ("-1", "outside"),
+        ("--5", "1 labels that are no classes.*--5"),
         ("tabby", "1 labels that are no classes.*tabby"),
     ],
 )
@@ -161,13 +215,29 @@ def test_names_of_any_bytes(tmp_path: Path) -> None:
     picture = (write_pictures(tmp_path / "from", 1) / "000.png").read_bytes()
     data = tmp_path / "data"
     data.mkdir()
-    names = [b"caf\xe9.png", b"two\nlines.png", "grün.png".encode(), rb"back\xslash.png", rb"a\xe9.png"]
+    names = [
+        b"caf\xe9.png",
+        b"two\nlines.png",
+        "grün.png".encode(),
+        rb"back\xslash.png",
+        rb"a\xe9.png",
+        b"a\xe9.png",
+        rb"a\x5cxe9.png",
+    ]
     for name in names:
         with open(os.path.join(os.fsencode(data), name), "wb") as file:  # noqa: PTH118, PTH123
             file.write(picture)
     source = find_source(data, NET)
     assert {os.path.basename(os.fsencode(source.path(n))) for n in range(len(source))} == set(names)  # noqa: PTH119
-    assert set(ids(source)) == {r"caf\xe9.png", "two\nlines.png", "grün.png", r"back\xslash.png", r"a\xe9.png"}
+    assert set(ids(source)) == {
+        r"caf\xe9.png",
+        "two\nlines.png",
+        "grün.png",
+        r"back\xslash.png",
+        r"a\x5cxe9.png",
+        r"a\xe9.png",
+        r"a\x5cx5cxe9.png",
+    }
     for n in range(len(source)):
         assert from_text(as_text(source.path(n))) == source.path(n)
 
