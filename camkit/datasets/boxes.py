@@ -19,7 +19,10 @@ Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 """Height and width."""
 
-TRIED: tuple[Size, ...] = ((375, 500), (500, 375), (333, 500), (480, 640), (96, 64), (131, 97), (600, 800), (256, 256))
+TRIED: tuple[Size, ...] = (
+    *((375, 500), (500, 375), (333, 500), (480, 640), (96, 64), (131, 97), (600, 800), (256, 256)),
+    *((800, 100), (100, 800)),  # some preprocessings bound the longer side
+)
 BOX_NONE = (None, None, None, None)
 """Where the box can't be told."""
 _MOST = 512

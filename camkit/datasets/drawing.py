@@ -55,9 +55,10 @@ def draw(
     box = tuple(about[name] for name in ("box_left", "box_top", "box_right", "box_bottom"))
     size = about["input_height"], about["input_width"]
     if None in box:
-        if original_size:
-            raise CamkitError(f"where the network looked in {about['id']} isn't known: leave out --original-size")
-        box = (0.0, 0.0, float(whole.shape[1]), float(whole.shape[0]))
+        raise CamkitError(
+            f"where the network looked in {about['id']} isn't known, for the preprocessing does more than resize, "
+            f"crop, pad and flip: camkit vis-cam {about['path']} prepares it again"
+        )
     seen = None
     image = whole
     if original_size:

@@ -33,6 +33,14 @@ def corner(image: Image.Image) -> Tensor:
     return as_they_are(image.crop((0, 0, 48, 48)))
 
 
+def capped(image: Image.Image) -> Tensor:
+    """The shorter side to 40, the longer one to 120 at most, the centre 32 x 32, black around what is smaller."""
+    scale = min(40 / min(image.size), 120 / max(image.size))
+    image = image.resize((round(image.width * scale), round(image.height * scale)))
+    left, top = round((image.width - 32) / 2), round((image.height - 32) / 2)
+    return as_they_are(image.crop((left, top, left + 32, top + 32)))
+
+
 def mirrored(image: Image.Image) -> Tensor:
     return squeezed(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
@@ -47,6 +55,7 @@ def turned(image: Image.Image) -> Tensor:
         (squeezed, "whole", True),
         (as_they_are, "whole", False),
         (centred, "centre", True),
+        (capped, "fitted", True),
         (corner, "fitted", True),
         (mirrored, "fitted", True),
         (turned, "unknown", True),

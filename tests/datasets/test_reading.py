@@ -14,7 +14,7 @@ import torch
 from camkit.datasets import Run, load, run
 from camkit.datasets.schema import COLUMNS
 from camkit.errors import CamkitError, UsageError
-from tests.datasets.pictures import classifier, write_classes
+from tests.datasets.pictures import classifier, squeezed, write_classes
 
 pandas = pytest.importorskip("pandas")
 
@@ -91,6 +91,14 @@ def test_conditions(found: Run, condition: str, meaning: object) -> None:
 def test_conditions_run_no_code(found: Run, condition: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         found.filter(condition)
+
+
+def test_pictures_need_to_know_where_the_network_looked(tmp_path: Path) -> None:
+    data = write_classes(tmp_path / "data", 1)
+    run(data, classifier().model, tmp_path / "run", transform=lambda image: squeezed(image.rotate(45)), workers=0)
+    for original_size in (True, False):
+        with pytest.raises(CamkitError, match="where the network looked in espresso/000.png isn't known"):
+            load(tmp_path / "run").picture(0, original_size=original_size)
 
 
 def test_maps_by_number_and_by_id(found: Run) -> None:
