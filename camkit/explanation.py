@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from camkit.errors import EmptyMapWarning, LayerWarning, OutputWarning, UsageError
+from camkit.errors import CamkitWarning, EmptyMapWarning, LayerWarning, OutputWarning, UsageError
 from camkit.methods import METHODS
 from camkit.typing import Chosen, Scores, TargetMaps
 
@@ -89,26 +89,31 @@ class Explanation:
 
     def warn(self, stacklevel: int = 1) -> None:
         """Warn of empty maps, and of a part of the output or a layer's call that was taken among several."""
+        for kind, line in self.doubts():
+            warnings.warn(line, kind, stacklevel=stacklevel + 1)
+        for line in self.empty.values():
+            warnings.warn(line, EmptyMapWarning, stacklevel=stacklevel + 1)
+
+    def doubts(self) -> Iterator[tuple[type[CamkitWarning], str]]:
+        """A part of the output or a layer's call that was taken among several, and layers that are unsure, as lines."""
         if self.other_outputs:
             line = (
                 f"the model returns several tensors of scores: explaining {self.output!r}; take another with "
                 f"output=: {', '.join(map(repr, self.other_outputs))}"
             )
-            warnings.warn(line, OutputWarning, stacklevel=stacklevel + 1)
+            yield OutputWarning, line
         for name, others in self.other_calls.items():
             line = (
                 f"layer {name!r} runs several times in a forward, on different inputs: the map is of the last call "
                 f"that sees the images as they are; name another one with {', '.join(map(repr, others))}"
             )
-            warnings.warn(line, LayerWarning, stacklevel=stacklevel + 1)
+            yield LayerWarning, line
         if self.unsure:
             line = (
                 f"whether the positions of {', '.join(map(repr, self.unsure))} are places of the image can't be told: "
                 "changing a part of the image changes them all alike; compare with another layer"
             )
-            warnings.warn(line, LayerWarning, stacklevel=stacklevel + 1)
-        for line in self.empty.values():
-            warnings.warn(line, EmptyMapWarning, stacklevel=stacklevel + 1)
+            yield LayerWarning, line
 
     def overlay(
         self,

@@ -51,6 +51,15 @@ class Image(NamedTuple):
     seconds: float = 0.0
 
 
+def said(error: Exception) -> str:
+    """An error as a row keeps it, in one line."""
+    if is_out_of_memory(error):
+        return f"out of memory ({reason(error)})"
+    return (
+        " ".join(str(error).split()) if isinstance(error, CamkitError) else f"{type(error).__name__}: {reason(error)}"
+    )
+
+
 @dataclass(frozen=True)
 class Found:
     """What explaining a batch gave, on the CPU.
@@ -68,6 +77,10 @@ class Found:
     classes: Tensor | None
     concepts: dict[str, tuple[Tensor, Tensor]]
     explanations: list[Explanation]
+
+    def notes(self) -> list[str]:
+        """What was taken among several outputs or calls of a layer, and what can't be told, as lines."""
+        return list(dict.fromkeys(line for each in self.explanations for _, line in each.doubts()))
 
     def beside(self, other: Found) -> Found:
         """This batch with what other methods gave of it, too; logits and classes are theirs."""
@@ -224,7 +237,7 @@ class RowMaker:
             if len(images) > 1:
                 half = len(images) // 2
                 return self.rows(images[:half], inputs[:half]) + self.rows(images[half:], inputs[half:])
-            return [self.failures(images, [_said(error)])]
+            return [self.failures(images, [said(error)])]
         return [self._made(images, found, tuple(inputs.shape[2:]), (time.perf_counter() - started) / len(images))]
 
     def failures(self, images: Sequence[Image], errors: Sequence[str]) -> pa.RecordBatch:
@@ -286,12 +299,3 @@ class RowMaker:
             if shape[0] != column.shape[0] or not (column.is_ragged or shape == column.shape):
                 own, run = ("x".join(map(str, each)) for each in (shape, column.shape))
                 raise CamkitError(f"its map {column.name} is {own}, the run's {run}")
-
-
-def _said(error: Exception) -> str:
-    """An error as a row keeps it, in one line."""
-    if is_out_of_memory(error):
-        return f"out of memory ({reason(error)})"
-    return (
-        " ".join(str(error).split()) if isinstance(error, CamkitError) else f"{type(error).__name__}: {reason(error)}"
-    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from camkit.datasets import manifest as manifests
 from camkit.datasets.boxes import find_rule
-from camkit.datasets.explaining import Explainer, Found
+from camkit.datasets.explaining import Explainer, Found, said
 from camkit.datasets.local import load_image
 from camkit.datasets.manifest import Manifest
 from camkit.datasets.schema import MapColumn
@@ -16,11 +17,13 @@ from camkit.datasets.sources import Source
 from camkit.errors import CamkitError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from camkit.models.classifier import Classifier
     from camkit.models.loader import Loader
 
-PROBED = 3
-"""Images that are tried for one that shows which layers and maps there are."""
+PROBED = 100
+"""Readable images that are tried for one that shows which layers and maps there are."""
 
 
 class Probe:
@@ -37,38 +40,64 @@ class Probe:
         self._loader = loader
         self._settings = settings
         self._explainer = Explainer(classifier, settings)
-        self._inputs: list[tuple[int, Any]] = []
+        self._readable: Iterator[tuple[str, int, Tensor]] = iter(())
+        self._first: tuple[str, int, Tensor] | None = None
+        self._failed: list[str] = []
         self.class_count = 0
 
     def try_images(self, source: Source, order: Sequence[int]) -> None:
-        """Load images until some can be read, and run the network on the first.
+        """Run the network on the first image that can be read and that it takes.
 
         Raises:
-            CamkitError: None can be read, or the network is no classifier.
+            CamkitError: None can be read, or the network fails on all that are tried; or it is no classifier.
         """
-        problem = ""
+        self._source = source
+        self._readable = islice(self._read(order), PROBED)
+        for each in self._readable:
+            try:
+                logits = self._explainer.logits(each[2])
+            except UsageError:
+                raise
+            except Exception as error:  # noqa: BLE001 (whatever a network does to one image)
+                self._fail(each[0], error)
+                continue
+            if logits.ndim != 2 or not logits.shape[1]:
+                raise UsageError(
+                    f"runs need a classifier's logits (batch, classes), the model returns {tuple(logits.shape)}"
+                )
+            self._first = each
+            self.class_count = logits.shape[1]
+            return
+        raise self._refusal()
+
+    def _read(self, order: Sequence[int]) -> Iterator[tuple[str, int, Tensor]]:
+        """Id, position and input of the images that can be read.
+
+        Raises:
+            CamkitError: None can.
+        """
+        problem, count = "", 0
         for position in order:
             try:
-                if known := source.problems.get(position):
+                if known := self._source.problems.get(position):
                     raise CamkitError(known)
-                pixels = load_image(self._loader, source.path(position)).pixels
-            except CamkitError as error:
-                problem = problem or str(error)
-                continue
+                pixels = load_image(self._loader, self._source.path(position)).pixels
             except Exception as error:  # noqa: BLE001 (what a decoder raises)
                 problem = problem or str(error)
                 continue
-            self._inputs.append((position, self._loader.inputs(pixels[None])))
-            if len(self._inputs) == PROBED:
-                break
-        if not self._inputs:
-            raise CamkitError(f"none of the {len(order)} images of {source.name} can be read: {problem}")
-        logits = self._explainer.logits(self._inputs[0][1])
-        if logits.ndim != 2 or not logits.shape[1]:
-            raise UsageError(
-                f"runs need a classifier's logits (batch, classes), the model returns {tuple(logits.shape)}"
-            )
-        self.class_count = logits.shape[1]
+            count += 1
+            yield self._source.ids[position].as_py(), position, self._loader.inputs(pixels[None])
+        if not count:
+            raise CamkitError(f"none of the {len(order)} images of {self._source.name} can be read: {problem}")
+
+    def _fail(self, name: str, error: Exception) -> None:
+        self._failed.append(f"{name}: {said(error)}")
+
+    def _refusal(self) -> CamkitError:
+        return CamkitError(
+            f"none of the first {len(self._failed)} images of {self._source.name} that can be read can be explained: "
+            f"{self._failed[0]}"
+        )
 
     def manifest(self, labels: Sequence[int | None], fingerprint: dict[str, Any]) -> Manifest:
         """The manifest of the run.
@@ -102,17 +131,15 @@ class Probe:
             rule=rule,
             class_count=self.class_count,
             classes=None if classes is None or len(classes) != self.class_count else list(classes),
-            about=manifests.about(self._classifier, self._loader),
+            about=manifests.about(self._classifier, self._loader) | {"notes": found.notes()},
         )
 
     def _found(self, labels: Sequence[int | None]) -> Found:
-        first: CamkitError | None = None
-        for position, inputs in self._inputs:
+        for name, position, inputs in chain([self._first] if self._first else [], self._readable):
             try:
                 return self._explainer.explain(inputs, [labels[position]])
             except UsageError:
                 raise
-            except CamkitError as error:
-                first = first or error
-        assert first is not None  # noqa: S101 (there is an image)
-        raise first
+            except Exception as error:  # noqa: BLE001 (whatever a network does to one image)
+                self._fail(name, error)
+        raise self._refusal()

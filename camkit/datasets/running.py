@@ -18,6 +18,7 @@ from camkit.datasets import manifest as manifests
 from camkit.datasets.boxes import Boxes
 from camkit.datasets.counting import Counts, Progress
 from camkit.datasets.explaining import Explainer, RowMaker
+from camkit.datasets.labels import labelled
 from camkit.datasets.local import explain_locally, usual_workers
 from camkit.datasets.manifest import Manifest, read_manifest
 from camkit.datasets.places import Place, find_place
@@ -25,7 +26,7 @@ from camkit.datasets.preparing import preparing
 from camkit.datasets.probing import Probe
 from camkit.datasets.schema import make_schema
 from camkit.datasets.settings import Pace, Settings, Summary, find_methods, find_target
-from camkit.datasets.sources import Source, find_source, labelled, some
+from camkit.datasets.sources import Source, find_source, some
 from camkit.datasets.stopping import Stop, listening
 from camkit.datasets.store import ShardWriter, done, drop_failed, read_columns, require_same_images
 from camkit.errors import UsageError
@@ -217,7 +218,7 @@ class _Job:
         ids, failed = done(self.place)
         known = pc.is_in(source.ids, value_set=ids.cast(pa.string())).to_numpy(zero_copy_only=False)
         left = [position for position in order if not known[position]]
-        notes = [line] if line else []
+        notes = [*manifest.about.get("notes", ()), *([line] if line else [])]
         if source.skipped[0]:
             notes.append(f"{source.skipped[0]} files are no images: {some(source.skipped[1])}")
         counts = Counts(len(order), len(order) - len(left), self._failed_of(source, order, failed))

@@ -329,6 +329,37 @@ def test_an_image_that_the_network_fails_on_spoils_no_other(data: Path, tmp_path
     assert "NaN" in errors["005-bright.png"]
 
 
+@pytest.mark.parametrize("colour", ["black", "white"])
+def test_a_run_may_begin_with_images_that_the_network_fails_on(data: Path, tmp_path: Path, colour: str) -> None:
+    for number in range(4):
+        Image.new("RGB", (60, 40), colour).save(data / f"000-{number}.png")
+    summary = run(data, classifier(model=Picky()), tmp_path / "run", workers=0)
+    assert (summary.done, summary.failed) == (15, 4)
+    for path in data.glob("0[01][0-9].png"):
+        path.unlink()
+    with pytest.raises(CamkitError, match="none of the first 4 images of .* can be explained: 000-0.png: .*(dark|NaN)"):
+        run(data, classifier(model=Picky()), tmp_path / "none", workers=0)
+
+
+class TwoOutputs(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = seeded(SmallViT(size=(32, 32)))
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits: torch.Tensor = self.inner(images)
+        return {"animal": logits, "colour": logits[:, :3] * 2}
+
+
+def test_a_run_says_which_of_several_outputs_it_explains(data: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    for new in (11, 0):
+        summary = run(data, classifier(model=TwoOutputs()), tmp_path / "run", workers=0, say=lines.append)
+        assert summary.new == new
+        assert list(summary.notes) == lines == [lines[0]]
+        assert "explaining 'animal'; take another with output=: 'colour'" in lines.pop()
+
+
 def test_your_own_module_with_its_transform(data: Path, tmp_path: Path) -> None:
     net = classifier()
     run(data, net.model, tmp_path / "own", transform=squeezed, classes=net.classes, workers=0)
