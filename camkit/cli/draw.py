@@ -171,7 +171,12 @@ def _files(
     for about, pictures in _drawn(rows, methods, options, problems):
         for name, picture in zip(methods, pictures, strict=True):
             suffix = f"-{name}.png" if len(methods) > 1 else ".png"
-            yield save_picture((options.out or Path("drawn")) / file_name(about["id"], taken, suffix), picture)
+            try:
+                path = save_picture((options.out or Path("drawn")) / file_name(about["id"], taken, suffix), picture)
+            except CamkitError as error:  # such as a name that is too long there
+                problems.append(error)
+                continue
+            yield path
 
 
 def _sheets(

@@ -134,9 +134,10 @@ def main(options: argparse.Namespace) -> None:
 def _report(summary: Summary) -> None:
     """Print how it ended."""
     layers = {", ".join(names) for names in summary.layers.values() if names}
+    first = next((method for method, names in summary.layers.items() if names), "")
     for method, names in summary.layers.items():
         whose = f" of {method}" if len(layers) > 1 else ""
-        if names and (whose or method == next(iter(summary.layers))):
+        if names and (whose or method == first):
             print(f"target layer{'s' * (len(names) > 1)}{whose}: {', '.join(names)}")
     pace = f", {summary.new / summary.seconds:.1f} images/s" if summary.new and summary.seconds else ""
     earlier = f" ({summary.done - summary.new} of them earlier)" if summary.done > summary.new else ""

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from camkit.errors import UsageError, closest
@@ -25,6 +26,7 @@ _COMPUTED: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
+_SIGNS: Mapping[type[ast.unaryop], int] = {ast.USub: -1, ast.UAdd: 1}
 CLASS_COLUMNS = ("label", "predicted")
 """Columns that may be compared with a class by its name."""
 FORMS = "columns compared by < <= > >= == != in, joined by and, or, not"
@@ -51,7 +53,7 @@ class Condition:
         try:
             tree = ast.parse(text.strip(), mode="eval").body
             found = self._truth(tree)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
             if isinstance(error, UsageError):
                 raise
             raise UsageError(f"can't read the condition {text!r}: it has {FORMS}") from error
@@ -103,10 +105,10 @@ class Condition:
 
     def _constant(self, node: ast.expr, beside: ast.expr) -> Any:
         """A value; a class' name where it is compared with a class."""
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+        if isinstance(node, ast.UnaryOp) and type(node.op) in _SIGNS and isinstance(node.operand, ast.Constant):
             value = node.operand.value
             if isinstance(value, int | float):
-                return -value
+                return _SIGNS[type(node.op)] * value
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str | int | float):
             raise self._refused(node)
         if isinstance(node.value, str) and isinstance(beside, ast.Name) and beside.id in CLASS_COLUMNS:
@@ -123,7 +125,11 @@ class Condition:
                 )
             return pc.field(node.id)
         if isinstance(node, ast.BinOp) and type(node.op) in _COMPUTED:
-            return _COMPUTED[type(node.op)](self._number(node.left), self._number(node.right))
+            # In float64: integers of Arrow are divided without a rest, and wrap around.
+            left, right = (self._number(each).cast(pa.float64()) for each in (node.left, node.right))
+            return _COMPUTED[type(node.op)](left, right)
+        if isinstance(node, ast.UnaryOp) and type(node.op) in _SIGNS and not isinstance(node.operand, ast.Constant):
+            return self._number(node.operand).cast(pa.float64()) * pc.scalar(float(_SIGNS[type(node.op)]))
         return pc.scalar(self._constant(node, node))
 
     def _refused(self, node: ast.expr) -> UsageError:

@@ -106,6 +106,25 @@ def test_runs_says_what_there_is(made: Path, camkit: Command) -> None:
     assert told["layers"] == {"GradCAM": ["norm2"]}
 
 
+def test_the_target_layer_is_printed_where_another_method_has_none(data: Path, tmp_path: Path, camkit: Command) -> None:
+    call = camkit(
+        "run", data, "cnn", "--out", tmp_path / "run", "--workers", 0, "--method", "GuidedBackprop", "GradCAM"
+    )
+    assert call.code == 0, call.err
+    assert call.out.count("target layer: norm2\n") == 1
+
+
+def test_a_picture_that_can_t_be_written_keeps_no_other_back(tmp_path: Path, camkit: Command) -> None:
+    data = write_pictures(tmp_path / "data", 2)
+    (data / "000.png").rename(data / f"{'x' * 249}.png")
+    assert camkit("run", data, "cnn", "--out", tmp_path / "run", "--workers", 0).code == 0
+    (tmp_path / "drawn" / f"{'x' * 249}.png").mkdir(parents=True)
+    call = camkit("draw", tmp_path / "run", "--out", tmp_path / "drawn")
+    assert call.code == 0
+    assert (tmp_path / "drawn" / "001.png").is_file()
+    assert "not drawn: " in call.err
+
+
 def test_draws_files(made: Path, tmp_path: Path, camkit: Command) -> None:
     call = camkit("draw", made, "--out", tmp_path / "drawn", "--where", "label == 'espresso'", "--original-size")
     assert call.code == 0, call.err
