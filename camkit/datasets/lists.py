@@ -97,7 +97,7 @@ def _objects(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"line {number} of {path} is no JSON: {error}") from error
         if not isinstance(row, dict):
             raise UsageError(f'line {number} of {path} is no object such as {{"path": "a.jpg", "label": 3}}')

@@ -244,7 +244,7 @@ class _Job:
             bad = source.problems
             without = [source.ids[each].as_py() for each in order if labels[each] is None and each not in bad]
             if without:
-                why = f"; {line}" if line.startswith("no labels") else ""
+                why = f"; {line}" if line.startswith("no labels:") else ""
                 raise UsageError(
                     f"--target {self.settings.target} needs labels, and {len(without)} of {len(order)} images have none"
                     f" ({some(without)}){why}; give class folders named as the classes, or a list with the column label"

@@ -265,6 +265,9 @@ def described(what: Any) -> str:
     if isinstance(what, partial):
         inner = what.keywords.get("transform", what.func)
         return described(inner)
+    owner: Any = getattr(what, "__self__", None)
+    if owner is not None and hasattr(owner, "describe"):
+        return str(owner.describe())
     text = what.describe() if hasattr(what, "describe") else repr(what)
     if " at 0x" in text:
         return f"{getattr(what, '__module__', '')}.{getattr(what, '__qualname__', type(what).__qualname__)}"

@@ -172,6 +172,7 @@ def test_paths_that_occur_twice_have_ids_of_their_own(tmp_path: Path) -> None:
         ("a.csv", "path,path\n000.png,000.png\n", "has the column 'path' twice"),
         ("a.csv", "path,id\n000.png,x\n000.png,x\n", "1 ids of .* occur more than once: x"),
         ("a.jsonl", '{"path": "000.png"}\nnonsense\n', "line 2 of .* is no JSON"),
+        ("a.jsonl", "[" * 100000, "line 1 of .* is no JSON"),
         ("a.jsonl", "[1]\n", "is no object such as"),
         ("a.jsonl", '{"path": "000.png", "lable": 1}\n', "closest: label"),
         ("a.jsonl", '{"path": "000.png", "label": 1.5}\n', "neither an index nor a name: 1.5"),
