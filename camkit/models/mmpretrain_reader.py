@@ -132,4 +132,8 @@ def _write_red(red: Path, like: str, shape: tuple[int, ...]) -> None:
     from PIL import Image
 
     height, width = shape[:2]
-    Image.new("RGBA" if shape[2:] == (4,) else "RGB", (width, height), "red").save(red)
+    mode = "RGB"
+    if shape[2:] == (4,):
+        with suppress(OSError), Image.open(like) as image:  # four bands may also be pages of their own
+            mode = "RGBA" if image.mode == "RGBA" else mode
+    Image.new(mode, (width, height), "red").save(red)
