@@ -71,21 +71,25 @@ class Orientation:
 
     def _in_front(self, name: str) -> bool | None:
         """What the convolutions in front of a layer show, the last one first."""
-        image, outputs = self.tilted
-        before = list(outputs)[: list(outputs).index(name)]
-        layers = {each: module for each, module in self.witnesses.items() if each in before}
-        try:
-            with torch.no_grad(), Capture(layers, roots=False, calls=self._forward.calls) as capture:
-                self._forward.call(self._sample(image))
-        except ForwardError:
-            return None
-        for each in reversed([each for each in before if each in capture.outputs]):
-            plain, made = capture.outputs[each], outputs[each]
+        tilted_outputs = self.tilted[1]
+        before = list(tilted_outputs)[: list(tilted_outputs).index(name)]
+        for each in reversed([each for each in before if each in self._untilted]):
+            plain, made = self._untilted[each], tilted_outputs[each]
             if isinstance(plain, Tensor) and plain.ndim == 4 and plain.shape == made.shape and min(plain.shape[2:]) > 1:
                 turned = in_other_corner(made - plain)
                 if turned is not None:
                     return turned
         return None
+
+    @cached_property
+    def _untilted(self) -> Mapping[str, Any]:
+        """What the convolutions return for the images as they are; found once, however many layers ask."""
+        try:
+            with torch.no_grad(), Capture(self.witnesses, roots=False, calls=self._forward.calls) as capture:
+                self._forward.call(self._sample(self.tilted[0]))
+        except ForwardError:
+            return {}
+        return capture.outputs
 
     def _sample(self, image: int | None) -> Tensor:
         images = self._forward.images.detach()

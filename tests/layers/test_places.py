@@ -197,6 +197,38 @@ def test_the_first_convolutions_tell_where_a_layer_does_not(seed: int) -> None:
     assert_close(turned.raw["net.norm"], expected.raw["norm"].transpose(2, 3))
 
 
+class MixesOften(Mixes):
+    """Has several layers that can't tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(6))
+        self.forwards = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.forwards += 1
+        features = self.patch(images).flatten(2)
+        for mix in self.mix:
+            features = mix(features).tanh()
+        maps = features.unflatten(2, (8, 8))
+        for norm in self.norms:
+            maps = norm(maps)
+        logits: Tensor = self.head(self.norm(maps).square().mean((2, 3)))
+        return logits
+
+
+def test_many_layers_that_cannot_tell_ask_the_first_convolutions_once() -> None:
+    def forwards(names: list[str]) -> int:
+        model = seeded(MixesOften())
+        for norm in model.norms:
+            norm.reset_parameters()  # all return the same, and can tell as little as the first
+        CAM(model, "GradCAM", names).explain(IMAGES, 1)
+        return int(model.forwards)
+
+    assert forwards(["norms.0"]) > 2  # the images, tilted ones, and once more for the convolutions
+    assert forwards([f"norms.{number}" for number in range(6)]) == forwards(["norms.0"])
+
+
 class AsAsked(nn.Module):
     """Turns the image if it is told to."""
 
