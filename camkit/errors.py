@@ -70,6 +70,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
+def printable(text: str) -> str:
+    """Text with escapes in place of line breaks and whatever else a terminal would obey."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def first_line(text: str) -> str:
     """The first line with something on it, stripped; other packages' errors span many."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from os.path import expanduser
 from typing import TYPE_CHECKING, Any, Literal
 
-from camkit.errors import UsageError, closest
+from camkit.errors import UsageError, closest, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +69,7 @@ class Classifier:
     def __post_init__(self) -> None:
         # Names come from files, and are printed: one line each, and nothing that a terminal obeys.
         if self.classes is not None:
-            object.__setattr__(self, "classes", tuple(map(_printable, self.classes)))
+            object.__setattr__(self, "classes", tuple(map(printable, self.classes)))
 
     def of_output(self, name: str | None) -> Classifier:
         """The same classifier with the class names and the activation of the task whose output has the name.
@@ -168,8 +168,3 @@ def _synonyms(name: str) -> list[str]:
 def _plain(name: str) -> str:
     """What names are compared by: no case, underscores as spaces, single spaces between words."""
     return " ".join(name.casefold().replace("_", " ").split())
-
-
-def _printable(name: str) -> str:
-    """The name with escapes in place of line breaks and control characters."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camkit import errors
 from camkit.errors import CheckpointError, UsageError
 
 _EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema")
@@ -75,8 +76,8 @@ def some(names: Iterable[str], limit: int = 3) -> str:
 
 
 def printable(text: str) -> str:
-    """The text in one line of printable characters."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)[:200]
+    """The text in one line of printable characters, of which a file's names may have too many."""
+    return errors.printable(text)[:200]
 
 
 def _entries(content: object, depth: int = _DEPTH) -> dict[str, Any]:
