@@ -8,9 +8,8 @@ from typing import Any
 from torch import nn
 
 from camkit.cam import CAM
-from camkit.errors import UsageError
 from camkit.explanation import Explanation
-from camkit.methods import Method, configured, find_method
+from camkit.methods import Method, find_methods
 from camkit.smoothing import AugSmooth, EigenSmooth
 from camkit.typing import Images, Layers, Output, Progress, ReshapeTransform, Targets
 
@@ -67,11 +66,7 @@ def explain(
         >>> found["LayerCAM"].maps.shape
         torch.Size([2, 1, 32, 32])
     """
-    wanted = [find_method(each) for each in ([methods] if isinstance(methods, str | Method) else methods)]
-    wanted = configured(wanted, options)
-    names = [method.name for method in wanted]
-    if not wanted or len(set(names)) < len(names):
-        raise UsageError(f"name every method once, at least one; got {', '.join(names) or 'none'}")
+    wanted = find_methods(methods, options)
     cam: CAM = CAM(
         model,
         target_layers=target_layers,
@@ -87,4 +82,4 @@ def explain(
     found = cam.compute(cam.network.prepare(images), targets, wanted)
     for explanation in found:
         explanation.warn(stacklevel=2)
-    return dict(zip(names, found, strict=True))
+    return {method.name: explanation for method, explanation in zip(wanted, found, strict=True)}

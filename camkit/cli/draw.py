@@ -59,6 +59,7 @@ def add_arguments(parser: Parser) -> None:
         "--columns", type=flags.positive_count, default=6, metavar="N", help="images side by side; default: 6"
     )
     flags.add_style(parser)
+    flags.add_bands(parser)
 
 
 def main(options: argparse.Namespace) -> None:
@@ -153,7 +154,12 @@ def _drawn(
         try:
             pictures = [
                 rows.picture(
-                    number, name, target_index=options.target_index, original_size=options.original_size, style=style
+                    number,
+                    name,
+                    target_index=options.target_index,
+                    original_size=options.original_size,
+                    style=style,
+                    bands=options.bands,
                 )
                 for name in methods
             ]

@@ -8,14 +8,41 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, ProgressColumn, TaskID
     from typing_extensions import Self
 
 PATIENCE = 2.0
 """Seconds after which the bar appears."""
 
 
-class Bar:
+class _OnTerminal:
+    """A bar that is there while a context lasts, from when it is first drawn."""
+
+    _bar: Progress | None = None
+    _task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _begun(self, *behind: ProgressColumn) -> Progress:
+        """The bar, with columns behind how many of how many."""
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *behind)
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+        return self._bar
+
+
+class Bar(_OnTerminal):
     """A progress bar for the ``progress`` argument of the library, as a context manager.
 
     It appears on standard error, if that is a terminal, after :data:`PATIENCE`, and leaves nothing behind.
@@ -27,43 +54,24 @@ class Bar:
     def __init__(self, title: str) -> None:
         self._title = title
         self._started = time.monotonic()
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
         self._last = (0, 0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
 
     def __call__(self, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` are through. A smaller ``done`` or another ``total`` starts a new bar."""
         if not sys.stderr.isatty() or time.monotonic() - self._started < PATIENCE:
             return
-        if self._progress is None:
-            self._progress = _bar()
-            self._progress.start()
+        from rich.progress import TimeRemainingColumn
+
+        bar = self._begun(TimeRemainingColumn())
         if self._task is None or total != self._last[1] or done < self._last[0]:
             if self._task is not None:
-                self._progress.remove_task(self._task)
-            self._task = self._progress.add_task(self._title, total=total)
+                bar.remove_task(self._task)
+            self._task = bar.add_task(self._title, total=total)
         self._last = (done, total)
-        self._progress.update(self._task, completed=done)
+        bar.update(self._task, completed=done)
 
 
-def _bar() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
-
-
-class RunProgress:
+class RunProgress(_OnTerminal):
     """How far a data set is, as a context manager: a bar on a terminal, else a line every half a minute.
 
     Both say images per second, failures and the time left, on standard error.
@@ -71,18 +79,7 @@ class RunProgress:
 
     def __init__(self) -> None:
         self._is_terminal = sys.stderr.isatty()
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
         self._said = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def __call__(self, now: Rows) -> None:
         """Show how far it is."""
@@ -101,13 +98,13 @@ class RunProgress:
             print(f"camkit: {line}", file=sys.stderr, flush=True)
 
     def _draw(self, now: Rows) -> None:
-        if self._bar is None:
-            self._bar = _run_bar()
-            self._bar.start()
+        from rich.progress import TextColumn
+
+        bar = self._begun(TextColumn("{task.fields[about]}", markup=False))
         if self._task is None:
-            self._task = self._bar.add_task("images", total=now.total, about="")
+            self._task = bar.add_task("images", total=now.total, about="")
         left = f", {duration(seconds_left(now))} left" if now.new else ""
-        self._bar.update(self._task, completed=now.done, about=f"{_pace(now).removeprefix(', ')}{left}")
+        bar.update(self._task, completed=now.done, about=f"{_pace(now).removeprefix(', ')}{left}")
 
 
 SILENCE = 30.0
@@ -154,16 +151,3 @@ def duration(seconds: float) -> str:
 def _pace(now: Rows) -> str:
     speed = f", {now.new / now.seconds:.1f} images/s" if now.new and now.seconds else ""
     return f"{speed}, {now.failed} failed" if now.failed else speed
-
-
-def _run_bar() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[about]}", markup=False),
-    )
-    return Progress(*columns, console=Console(stderr=True), transient=True)

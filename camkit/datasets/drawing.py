@@ -12,6 +12,7 @@ from camkit.datasets.places import as_file
 from camkit.datasets.sources import from_text
 from camkit.errors import CamkitError
 from camkit.models import pillow
+from camkit.models.bands import as_uint8, choose, is_eight_bit, show
 from camkit.models.geometry import Geometry
 from camkit.models.prepared import check_file
 from camkit.visualize.gallery import Cell, gallery
@@ -34,6 +35,7 @@ def draw(
     *,
     original_size: bool = False,
     style: Style | None = None,
+    bands: Sequence[int] = (),
 ) -> Picture:
     """Draw a row's map; see :meth:`camkit.datasets.Run.picture`.
 
@@ -42,6 +44,7 @@ def draw(
 
     Raises:
         CamkitError: The image has no maps, its file can't be read any more, or isn't the one that was explained.
+        UsageError: It doesn't have the bands that are asked for.
     """
     about = run.row(row)
     maps = run.finished(row, method).numpy()
@@ -51,7 +54,7 @@ def draw(
     if not -len(maps) <= target_index < len(maps):
         raise CamkitError(f"{about['id']} has {len(maps)} maps, and no number {target_index}")
     chosen = maps if column.concepts else maps[[target_index]]
-    whole = read_original(run, about)
+    values = read_original(run, about, bands)
     box = tuple(about[name] for name in ("box_left", "box_top", "box_right", "box_bottom"))
     size = about["input_height"], about["input_width"]
     if None in box:
@@ -60,54 +63,62 @@ def draw(
             f"crop, pad and flip: camkit vis-cam {about['path']} prepares it again"
         )
     seen = None
-    image = whole
     if original_size:
         place = _geometry(box, size)
-        laid = [place.to_original(each, (whole.shape[0], whole.shape[1])) for each in chosen]
+        laid = [place.to_original(each, (values.shape[0], values.shape[1])) for each in chosen]
         chosen, seen = np.stack([each for each, _ in laid]), laid[0][1]
     else:
-        image = cut(whole, box, size)
+        values = cut(values, box, size)
+    image = show(values, eight_bit=values.dtype == np.uint8)
     pictures = draw_maps(
         image, chosen, style=style, seen=seen, is_saliency=column.saliency, are_concepts=column.concepts
     )
     return pictures[0]
 
 
-def read_original(run: Run, about: dict[str, Any]) -> Picture:
-    """The image of a row, whole, as the framework's loader read it.
+def read_original(run: Run, about: dict[str, Any], bands: Sequence[int] = ()) -> NDArray[Any]:
+    """The whole image of a row as the run read it, with the bands that are shown; uint8 where they are of eight bits.
 
     Raises:
         CamkitError: Its file can't be read any more, or has another size than the image that was explained.
+        UsageError: It doesn't have such bands.
     """
     with as_file(from_text(about["path"])) as path:
-        image = _read(path, run.manifest.about.get("reader", "pillow"))
+        image, bgr = _read(path, run)
     if image.shape[:2] != (about["height"], about["width"]):
         raise CamkitError(
             f"{about['path']} is {image.shape[1]} x {image.shape[0]} now, and was {about['width']} x {about['height']} "
             "when it was explained"
         )
-    return image
+    chosen = choose(image, bands, bgr=bgr)
+    return as_uint8(chosen) if is_eight_bit(image) else chosen
 
 
-def cut(image: Picture, box: Sequence[float], size: tuple[int, int]) -> Picture:
-    """The part of an image in a box, resized to (height, width); black where the box reaches beyond the image."""
+def cut(image: NDArray[Any], box: Sequence[float], size: tuple[int, int]) -> NDArray[Any]:
+    """The part of an image (H, W, C) in a box, resized to (height, width).
+
+    Where the box reaches beyond the image it is black: 0 in uint8, and NaN, which is shown so, in other types, which
+    become float32.
+    """
     left, top, right, bottom = box
     height, width = size
     across, down = (right - left) / width, (bottom - top) / height
     # Much smaller pictures are made of averages first: sampling alone would flicker.
     factor = max(1, int(min(abs(across), abs(down))))
-    small: Any = image
+    small: Any = image if image.dtype == np.uint8 else image.astype(np.float32)
     if factor > 1:
         small = cv2.resize(
-            image, (max(1, image.shape[1] // factor), max(1, image.shape[0] // factor)), interpolation=cv2.INTER_AREA
+            small, (max(1, image.shape[1] // factor), max(1, image.shape[0] // factor)), interpolation=cv2.INTER_AREA
         )
     shrunk_x, shrunk_y = small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]
     x = ((np.arange(width) + 0.5) * across + left) * shrunk_x - 0.5
     y = ((np.arange(height) + 0.5) * down + top) * shrunk_y - 0.5
     places_x, places_y = np.meshgrid(x.astype(np.float32), y.astype(np.float32))
-    inside = ((places_x > -1) & (places_x < small.shape[1]) & (places_y > -1) & (places_y < small.shape[0]))[:, :, None]
-    made = cv2.remap(small, places_x, places_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(np.where(inside, made, 0), dtype=np.uint8)
+    inside = (places_x > -1) & (places_x < small.shape[1]) & (places_y > -1) & (places_y < small.shape[0])
+    made = np.asarray(cv2.remap(small, places_x, places_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+    made = made.reshape(height, width, image.shape[2])  # OpenCV leaves out the axis of one band
+    made[~inside] = 0 if made.dtype == np.uint8 else np.nan
+    return made
 
 
 def sheet(
@@ -147,15 +158,27 @@ def tile(picture: Picture) -> Picture:
     return made
 
 
-def _read(path: str, reader: str) -> Picture:
-    """Read as the run did: MMPretrain with OpenCV, the others with Pillow."""
+def _read(path: str, run: Run) -> tuple[NDArray[Any], bool]:
+    """Read as the run did, with Pillow, OpenCV or MMPretrain's pipeline; also whether the bands are BGR."""
+    made = run.manifest.about
+    reader = made.get("reader", "pillow")
+    if reader == "pipeline":
+        from camkit.models.mmpretrain import load_pipeline
+
+        pipeline = load_pipeline(run.manifest.fingerprint["config"])
+        if pipeline.describe() != made["preprocessing"]:
+            raise CamkitError(
+                f"{pipeline.source} says now to read images otherwise than the run did: draw them with camkit vis-cam, "
+                "with the run's --cfg-options"
+            )
+        return pipeline.original(path)
     if reader != "opencv":
-        return np.array(pillow.read(path), dtype=np.uint8)
+        return np.array(pillow.read(path), dtype=np.uint8), False
     check_file(path)
     found: NDArray[Any] | None = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR)
     if found is None:
         raise CamkitError(f"can't read {path} as an image; give a picture such as a JPEG or PNG")
-    return np.ascontiguousarray(found[:, :, ::-1])
+    return found, True
 
 
 def _geometry(box: Sequence[float], size: tuple[int, int]) -> Geometry:

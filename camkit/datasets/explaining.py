@@ -19,7 +19,7 @@ from camkit.datasets.boxes import BOX_NONE, Boxes
 from camkit.datasets.schema import BOX, MapColumn, make_batch
 from camkit.datasets.settings import Settings
 from camkit.engine.record import record
-from camkit.errors import CamkitError, UsageError, is_out_of_memory, reason
+from camkit.errors import CamkitError, UsageError, is_out_of_memory, printable, reason
 from camkit.explanation import Explanation
 from camkit.methods import Method
 from camkit.smoothing import AugSmooth, EigenSmooth
@@ -54,10 +54,12 @@ class Image(NamedTuple):
 def said(error: Exception) -> str:
     """An error as a row keeps it, in one line."""
     if is_out_of_memory(error):
-        return f"out of memory ({reason(error)})"
-    return (
-        " ".join(str(error).split()) if isinstance(error, CamkitError) else f"{type(error).__name__}: {reason(error)}"
-    )
+        text = f"out of memory ({reason(error)})"
+    elif isinstance(error, CamkitError):
+        text = " ".join(str(error).split())
+    else:
+        text = f"{type(error).__name__}: {reason(error)}"
+    return printable(text)
 
 
 @dataclass(frozen=True)

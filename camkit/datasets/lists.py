@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -11,10 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from camkit.errors import UsageError, closest
+from camkit.errors import UsageError, closest, printable
 
 SUFFIXES = (".txt", ".csv", ".jsonl")
 COLUMNS = ("path", "label", "id")
+
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),  # begins as UTF-16's
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+"""What editors and spreadsheets put in front, and the encodings that it means."""
 
 Entry = tuple[str, str, int | str | None]
 """Id, path and label."""
@@ -39,8 +48,7 @@ def read_list(path: Path | str, content: bytes | None = None) -> list[Entry]:
         raw = Path(path).read_bytes() if content is None else content
     except OSError as error:
         raise UsageError(f"can't read the list {path}: {error.strerror}") from error
-    # Names need not be UTF-8, and an editor may have put its mark in front.
-    text = os.fsdecode(raw.removeprefix(b"\xef\xbb\xbf"))
+    text = _text(raw, str(path))
     rows = {".txt": _lines, ".csv": _table, ".jsonl": _objects}[suffix](text, str(path))
     found: list[Entry] = []
     given: dict[str, int] = {}
@@ -49,18 +57,51 @@ def read_list(path: Path | str, content: bytes | None = None) -> list[Entry]:
         name = row.get("path")
         if not isinstance(name, str) or not name:
             raise UsageError(f"line {number} of {path} has no path")
-        own = row.get("id")
+        located = _located(name, path)
+        own, label = row.get("id"), _label(row.get("label"), number, path)
+        # Names of files need not be UTF-8; where there is no such file, the list was saved in another encoding.
+        for each in ("" if _exists(located) else name, own, label):
+            if isinstance(each, str) and not _is_text(each):
+                raise UsageError(f"line {number} of {path} isn't UTF-8 ({printable(each)}): save the list as UTF-8")
         if own not in (None, ""):
             own = str(own)
             if own in given:
                 twice.append(own)
             given[own] = number
-        found.append((own or name, _located(name, path), _label(row.get("label"), number, path)))
+        found.append((own or name, located, label))
     if twice:
         raise UsageError(
             f"{len(twice)} ids of {path} occur more than once: {', '.join(twice[:3])}{', ...' * (len(twice) > 3)}"
         )
     return found
+
+
+def _text(raw: bytes, path: str) -> str:
+    """A list's text: UTF-8 with or without its mark, or what another mark in front says."""
+    for mark, encoding in _MARKS:
+        if raw.startswith(mark):
+            try:
+                return raw.decode(encoding)
+            except UnicodeDecodeError as error:
+                raise UsageError(f"{path} begins as {encoding} and isn't: save the list as UTF-8") from error
+    if b"\0" in raw:
+        raise UsageError(f"{path} is no text, or UTF-16 without its mark: save the list as UTF-8")
+    return os.fsdecode(raw.removeprefix(codecs.BOM_UTF8))
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.lexists(path)
+    except (OSError, ValueError):  # what no file can be called
+        return False
 
 
 def _lines(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:

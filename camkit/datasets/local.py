@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from camkit.datasets.explaining import Image, RowMaker
+from camkit.datasets.explaining import Image, RowMaker, said
 from camkit.datasets.places import as_file
 from camkit.datasets.sources import Source
-from camkit.errors import CamkitError, reason
+from camkit.errors import CamkitError
 from camkit.models.loader import Loaded, Loader
 
 PREFETCHED = 2
@@ -68,9 +68,7 @@ class Images(Dataset[Any]):
                 raise CamkitError(problem)
             loaded = load_image(self._loader, self._source.path(position))
         except Exception as error:  # noqa: BLE001 (whatever a decoder raises, the others go on)
-            own = isinstance(error, CamkitError)
-            text = " ".join(printable(str(error)).split()) if own else f"{type(error).__name__}: {reason(error)}"
-            return Failure(position, text, time.perf_counter() - started)
+            return Failure(position, said(error), time.perf_counter() - started)
         return position, loaded, time.perf_counter() - started
 
 
@@ -82,11 +80,6 @@ def load_image(loader: Loader, path: str) -> Loaded:
     """
     with as_file(path) as file:
         return loader.load(file)
-
-
-def printable(text: str) -> str:
-    """Text without the bytes of file names that are no UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def gather(found: Sequence[tuple[int, Loaded, float] | Failure]) -> Gathered:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import camkit
+from camkit.datasets import locks
 from camkit.datasets.boxes import Rule
 from camkit.datasets.places import Place
 from camkit.datasets.schema import MapColumn, columns_of
 from camkit.errors import CamkitError
-from camkit.models.loader import digest
+from camkit.models import fingerprint as preprocessings
 from camkit.versions import versions
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 NAME = "manifest.json"
 FORMAT = "camkit run"
-VERSION = 1
+VERSION = 2
+"""1 had a digest of the preprocessing alone, and outputs as they were given."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,17 @@ class Manifest:
             CamkitError: It doesn't; the message says what differs.
         """
         theirs, ours = self.fingerprint, json.loads(json.dumps(fingerprint))
-        differing = [key for key in dict.fromkeys((*theirs, *ours)) if theirs.get(key) != ours.get(key)]
-        if differing:
-            said = "; ".join(f"{key} {_short(theirs.get(key))}, now {_short(ours.get(key))}" for key in differing)
+        said = []
+        for key in dict.fromkeys((*theirs, *ours)):
+            one, other = theirs.get(key), ours.get(key)
+            if key == "preprocessing":
+                found = preprocessings.difference(one, other)
+                said += [f"{key} {found}"] * bool(found)
+            elif one != other:
+                said.append(f"{key} {_short(one)}, now {_short(other)}")
+        if said:
             raise CamkitError(
-                f"{where} was made with other settings: {said}; take another --out, or the settings it has"
+                f"{where} was made with other settings: {'; '.join(said)}; take another --out, or the settings it has"
             )
 
 
@@ -95,7 +103,7 @@ def read_manifest(place: Place) -> Manifest | None:
     """
     content = place.read(NAME)
     if content is None:
-        others = [name for name in place.names("") if name != "lock"]
+        others = [name for name in place.names("") if name != locks.NAME]
         if others:
             raise CamkitError(
                 f"{place.name} holds something else ({', '.join(others[:3])}{', ...' * (len(others) > 3)}) and no run: "
@@ -118,7 +126,7 @@ def read_manifest(place: Place) -> Manifest | None:
         rule = told["boxes"]
         size = rule["input_size"]
         return Manifest(
-            fingerprint=told["fingerprint"],
+            fingerprint=told["fingerprint"] if version == VERSION else _upgraded(told["fingerprint"]),
             layers=told["layers"],
             columns=columns_of(told["maps"]),
             rule=Rule(rule["kind"], rule["side"], None if size is None else (size[0], size[1])),
@@ -137,7 +145,7 @@ def fingerprint(classifier: Classifier, loader: Loader, settings: Settings, data
         "config": _spelled(classifier.source),
         "network": _digest(re.sub(r" at 0x[0-9a-f]+", "", repr(classifier.model)).encode()),
         "checkpoint": weights_hash(classifier.model),
-        "preprocessing": digest(loader),
+        "preprocessing": preprocessings.fingerprint(loader),
         "activation": classifier.activation,
         "classes": None if classifier.classes is None else _digest(json.dumps(classifier.classes).encode()),
         **settings.told(),
@@ -156,6 +164,16 @@ def about(classifier: Classifier, loader: Loader) -> dict[str, Any]:
         "device": str(classifier.device),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
+    }
+
+
+def _upgraded(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """A fingerprint of version 1 as it would be written now."""
+    output = fingerprint["output"]
+    return {
+        **fingerprint,
+        "preprocessing": {"digest": fingerprint["preprocessing"]},
+        "output": None if output is None else str(output),
     }
 
 

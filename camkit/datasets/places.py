@@ -6,16 +6,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
+from camkit.datasets.locks import FolderLock, Lock, StorageLock
 from camkit.errors import CamkitError, UsageError, reason
 
-_LOCK = "lock"
 _TEMPORARY = ".tmp-"
-_HELD: set[Path] = set()
-"""Folders that this process has locked."""
 
 
 class Place(Protocol):
@@ -42,15 +39,15 @@ class Place(Protocol):
     def remove(self, name: str) -> None:
         """Remove a file."""
 
-    def lock(self) -> None:
-        """Keep other processes from writing here until :meth:`unlock`, or until this one ends, however it does.
+    def lock(self) -> str:
+        """Keep other processes from writing here until :meth:`unlock`; a line worth saying, or nothing.
 
         Raises:
             CamkitError: Another process writes here, or the folder can't be written.
         """
 
     def unlock(self) -> None:
-        """Undo :meth:`lock`."""
+        """Undo :meth:`lock`; a place where nothing was written is left as it was."""
 
 
 def find_place(path: str | Path) -> Place:
@@ -91,7 +88,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = str(path)
-        self._locked: IO[bytes] | None = None
+        self._lock: Lock = FolderLock(path)
 
     def names(self, folder: str) -> list[str]:
         """See :class:`Place`."""
@@ -149,50 +146,26 @@ class Folder:
         except OSError as error:
             raise CamkitError(f"can't remove {self.path / name}: {error.strerror or error}") from error
 
-    def lock(self) -> None:
-        """See :class:`Place`. The system gives the lock back when the process ends, also after kill -9."""
-        place = self.path.resolve()
-        if place in _HELD:  # the system's locks are the process'
-            raise CamkitError(f"this process writes to {self.path} already: wait for the end of that run")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / _LOCK).open("a+b")
-        except OSError as error:
-            raise CamkitError(f"can't write to {self.path}: {error.strerror or error}") from error
-        try:
-            _lock_file(file)
-        except OSError:
-            file.seek(0)
-            owner = file.read(32).decode(errors="replace").strip()
-            file.close()
-            raise CamkitError(
-                f"another process{f' ({owner})' if owner else ''} writes to {self.path}: wait for its end, or take "
-                "another --out"
-            ) from None
-        self._locked = file
-        _HELD.add(place)
-        with suppress(OSError):  # a full disk: it is for people alone
-            file.truncate(0)
-            file.write(f"process {os.getpid()}".encode())
-            file.flush()
-        for left in self.path.rglob(f".*{_TEMPORARY}*"):  # of a process that was killed while it wrote
+    def lock(self) -> str:
+        """See :class:`Place`. What a process left that was killed while it wrote is removed."""
+        said = self._lock.take()
+        for left in self.path.rglob(f".*{_TEMPORARY}*"):
             with suppress(OSError):
                 left.unlink()
+        return said
 
     def unlock(self) -> None:
         """See :class:`Place`."""
-        if self._locked is not None:
-            self._locked.close()
-            self._locked = None
-            _HELD.discard(self.path.resolve())
+        self._lock.release()
 
 
 class Storage:
-    """Storage that fsspec reaches. It has no locks: one run at a time is the user's business there."""
+    """Storage that fsspec reaches."""
 
     def __init__(self, address: str) -> None:
         self.name = address.rstrip("/")
         self._system, self._path = filesystem(self.name)
+        self._lock: Lock = StorageLock(self._system, self._path, self.name)
 
     def names(self, folder: str) -> list[str]:
         """See :class:`Place`."""
@@ -224,8 +197,11 @@ class Storage:
         """See :class:`Place`. Object stores show an object when it is whole."""
         path = f"{self._path}/{name}"
         try:
+            self._lock.check()
             self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
             self._system.pipe_file(path, content)
+        except CamkitError:
+            raise
         except Exception as error:
             raise CamkitError(f"can't write {self.name}/{name}: {reason(error)}") from error
 
@@ -238,11 +214,13 @@ class Storage:
         except Exception as error:
             raise CamkitError(f"can't remove {self.name}/{name}: {reason(error)}") from error
 
-    def lock(self) -> None:
-        """See the class."""
+    def lock(self) -> str:
+        """See :class:`Place`."""
+        return self._lock.take()
 
     def unlock(self) -> None:
-        """See the class."""
+        """See :class:`Place`."""
+        self._lock.release()
 
 
 @contextmanager
@@ -278,21 +256,3 @@ def _sync(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _lock_file(file: IO[bytes]) -> None:
-    """Lock a file for this process alone: processes that it forks don't hold it when it is dead.
-
-    Raises:
-        OSError: Another process has it.
-    """
-    if os.name == "posix":
-        import fcntl
-
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    msvcrt: Any = import_module("msvcrt")
-
-    file.seek(1 << 20)  # a byte behind the content, which others may read
-    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    file.seek(0)

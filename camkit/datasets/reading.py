@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
@@ -16,9 +15,10 @@ import torch
 from torch import Tensor
 
 from camkit.datasets.manifest import Manifest, read_manifest
+from camkit.datasets.maps import Maps
 from camkit.datasets.places import Place, find_place
-from camkit.datasets.schema import COLUMNS, MapColumn, unpacked
-from camkit.datasets.store import in_shards, open_shard, read_columns, shard_names
+from camkit.datasets.schema import COLUMNS, MapColumn
+from camkit.datasets.store import in_shards, read_columns, shard_names
 from camkit.datasets.where import Condition
 from camkit.errors import CamkitError, UsageError, closest
 from camkit.methods import find_method
@@ -28,9 +28,6 @@ from camkit.models.classifier import find_category
 if TYPE_CHECKING:
     from camkit.visualize.overlay import Style
     from camkit.visualize.picture import Picture
-
-_KEPT = 8
-"""Columns of maps, of one shard each, that are kept in memory."""
 
 
 def load(path: str | Path) -> Run:
@@ -68,9 +65,9 @@ class Run:
         self.manifest = manifest
         self.path = place.name
         self._place = place
-        self._shards = [(name, count) for name, count in in_shards(place)]
+        self._shards = list(in_shards(place))
+        self._maps = Maps(place, self._shards)
         self._rows = np.arange(sum(count for _, count in self._shards))
-        self._kept: OrderedDict[tuple[str, str], pa.Table] = OrderedDict()
 
     def __len__(self) -> int:
         """How many rows."""
@@ -229,7 +226,7 @@ class Run:
             raise UsageError(f"the maps of {column.name} have several sizes: read them one by one with map(row)")
         found = torch.full((len(self), *column.shape), torch.nan)
         for number, row in enumerate(self._rows):
-            made = unpacked(column, self._scalars(int(row), column))
+            made = self._maps.read(int(row), column)
             if made is not None:
                 found[number] = torch.from_numpy(made)
         return found
@@ -254,6 +251,7 @@ class Run:
         target_index: int = 0,
         original_size: bool = False,
         style: Style | None = None,
+        bands: Sequence[int] = (),
     ) -> Picture:
         """A row's map over the image, read from its original file: (H, W, 3) uint8 RGB.
 
@@ -263,14 +261,16 @@ class Run:
             target_index: Which of the explained classes.
             original_size: Draw on the whole image, not on the part that the network saw.
             style: Colours and share of the heat.
+            bands: Of an image with many, the three to show as red, green and blue, or the one in grey, counted from 1.
 
         Raises:
-            UsageError: No such row, method or class.
+            UsageError: No such row, method, class or band.
             CamkitError: The image has no maps, or its file can't be read any more.
         """
         from camkit.datasets.drawing import draw
 
-        return draw(self, row, self.column_method(method), target_index, original_size=original_size, style=style)
+        name = self.column_method(method)
+        return draw(self, row, name, target_index, original_size=original_size, style=style, bands=bands)
 
     def find_category(self, text: str) -> int:
         """The index of a class by index or name; see :meth:`camkit.models.classifier.Classifier.find_category`."""
@@ -306,25 +306,11 @@ class Run:
         return name
 
     def _map(self, place: int, column: MapColumn) -> Tensor:
-        found = unpacked(column, self._scalars(place, column))
+        found = self._maps.read(place, column)
         if found is None:
             about = self._table.slice(place, 1).to_pylist()[0]
             raise CamkitError(f"{about['id']} has no maps: {about['error']}")
         return torch.from_numpy(np.array(found))
-
-    def _scalars(self, place: int, column: MapColumn) -> dict[str, Any]:
-        """The cells of a row that make up its maps."""
-        shard = int(np.searchsorted(self._ends, place, side="right"))
-        name, count = self._shards[shard]
-        key = name, column.name
-        if key not in self._kept:
-            with open_shard(self._place, name) as file:
-                self._kept[key] = file.read(columns=[field.name for field in column.fields()])
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        table, at = self._kept[key], place - int(self._ends[shard]) + count
-        return {field.name: table[field.name][at] for field in column.fields()}
 
     def _find(self, row: int | str) -> int:
         """The number of a row among all of the run."""
@@ -359,10 +345,6 @@ class Run:
         if table is None:
             return pa.table({name: pa.array([], COLUMNS[name]) for name in COLUMNS})
         return table.slice(0, sum(count for _, count in self._shards)).combine_chunks()
-
-    @cached_property
-    def _ends(self) -> Any:
-        return np.cumsum([count for _, count in self._shards])
 
 
 _ROW = "row number"

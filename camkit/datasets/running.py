@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +21,17 @@ from camkit.datasets.labels import labelled
 from camkit.datasets.local import explain_locally, usual_workers
 from camkit.datasets.manifest import Manifest, read_manifest
 from camkit.datasets.places import Place, find_place
-from camkit.datasets.preparing import preparing
+from camkit.datasets.preparing import find_classifier, preparing
 from camkit.datasets.probing import Probe
 from camkit.datasets.schema import make_schema
-from camkit.datasets.settings import Pace, Settings, Summary, find_methods, find_target
+from camkit.datasets.settings import Pace, Settings, Summary, find_target
 from camkit.datasets.sources import Source, find_source, some
 from camkit.datasets.stopping import Stop, listening
 from camkit.datasets.store import ShardWriter, done, drop_failed, read_columns, require_same_images
 from camkit.errors import UsageError
+from camkit.methods import find_methods
 from camkit.models.classifier import Classifier
-from camkit.models.load import load
-from camkit.models.pillow import Transform, measure, prepare
+from camkit.models.pillow import Transform
 
 if TYPE_CHECKING:
     from camkit.datasets.cluster import Cluster
@@ -122,7 +121,7 @@ def run(
     classifier = classifier.of_output(output if isinstance(output, str) else None)
     layers = [target_layers] if isinstance(target_layers, str) else target_layers
     settings = Settings(
-        methods=find_methods(methods, options),
+        methods=tuple(find_methods(methods, options)),
         target=find_target(target, classifier.find_category),
         target_layers=tuple(layers or ()),
         eigen_smooth=eigen_smooth,
@@ -146,36 +145,6 @@ def run(
     return _Job(data, classifier, find_place(out), settings, pace, cluster, progress, say).run()
 
 
-def find_classifier(
-    model: Classifier | nn.Module | str,
-    checkpoint: str | None = None,
-    transform: Transform | None = None,
-    classes: Sequence[str] | None = None,
-) -> Classifier:
-    """The classifier of a CONFIG, or of a module with its transform.
-
-    Raises:
-        UsageError: A module without a transform, or one with a checkpoint.
-    """
-    if isinstance(model, Classifier):
-        return model
-    if isinstance(model, str):
-        return load(model, checkpoint)
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"the model is a classifier, a module or a CONFIG, got {type(model).__name__}")
-    if transform is None or checkpoint is not None:
-        raise UsageError("a module needs transform=, from a PIL image to its input, and takes no checkpoint")
-    device = next((each.device for each in model.parameters()), None)
-    if device is None:
-        raise UsageError(f"the {type(model).__name__} has no parameters")
-    preparation = partial(prepare, transform=transform, normalisation=measure(transform), device=device)
-    names = None if classes is None else tuple(classes)
-    kind = type(model)
-    return Classifier(
-        model, names, "softmax", f"{kind.__module__}.{kind.__qualname__}", None, None, device, preparation
-    )
-
-
 @dataclass
 class _Job:
     """One call of :func:`run`."""
@@ -193,8 +162,10 @@ class _Job:
         source = find_source(self.data, self.classifier)
         loader = self.classifier.loader()
         manifest = read_manifest(self.place)
-        self.place.lock()
+        said = self.place.lock()
         try:
+            if said:
+                self._say(said)
             return self._locked(source, loader, manifest)
         finally:
             self.place.unlock()
@@ -294,7 +265,8 @@ class _Job:
         stop: Stop,
     ) -> Generator[pa.RecordBatch, None, None]:
         if self.cluster is not None:
-            from camkit.datasets.ray_engine import Work, explain_on_ray
+            from camkit.datasets.ray_engine import explain_on_ray
+            from camkit.datasets.ray_worker import Work
 
             work = Work(self.classifier, loader, self.settings, manifest)
             yield from explain_on_ray(

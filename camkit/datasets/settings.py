@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 from camkit.errors import CamkitError, UsageError, closest
-from camkit.methods import Method, find_method
-from camkit.methods import configured as configure
+from camkit.methods import Method
 
 MAP_DTYPES = ("float32", "float16")
 AUTOCAST = ("bf16", "fp16")
@@ -80,9 +80,11 @@ class Settings:
             raise UsageError(f"maps are kept as {' or '.join(MAP_DTYPES)}, got {self.map_dtype!r}")
         if self.autocast and self.autocast not in AUTOCAST:
             raise UsageError(f"autocast takes {' or '.join(AUTOCAST)}, got {self.autocast!r}")
-        names = [method.name for method in self.methods]
-        if not names or len(set(names)) < len(names):
-            raise UsageError(f"name every method once, at least one; got {', '.join(names) or 'none'}")
+        extra = self.num_extra_tokens
+        if extra is not None and (not isinstance(extra, int) or isinstance(extra, bool) or extra < 0):
+            raise UsageError(f"num_extra_tokens counts tokens, 0 or more, got {extra!r}")
+        if not all(isinstance(layer, str) for layer in self.target_layers):
+            raise UsageError("target_layers are dotted names, which a run keeps; camkit layers lists them")
 
     def told(self) -> dict[str, Any]:
         """What the maps depend on, as JSON holds it."""
@@ -93,7 +95,7 @@ class Settings:
             "target layers": list(self.target_layers) or "default",
             "smoothing": [name for name, on in (("eigen", self.eigen_smooth), ("aug", self.aug_smooth)) if on],
             "num_extra_tokens": self.num_extra_tokens,
-            "output": getattr(output, "__qualname__", str(output)) if callable(output) else output,
+            "output": None if output is None else _named(output),  # 1 and "1" are the same part
             "precision": self.autocast or "as loaded",
             "map dtype": self.map_dtype,
         }
@@ -167,7 +169,7 @@ class StoppedError(CamkitError):
     exit_code = 130
 
 
-def find_target(words: str | int | Sequence[str | int], find_category: Any) -> Target:
+def find_target(words: str | SupportsIndex | Sequence[str | SupportsIndex], find_category: Any) -> Target:
     """Read ``--target``: predicted, label, both, top:K, or classes by index or name.
 
     Args:
@@ -177,7 +179,9 @@ def find_target(words: str | int | Sequence[str | int], find_category: Any) -> T
     Raises:
         UsageError: A word that is none of these, mixed ones, or a class named twice.
     """
-    given = [str(word) for word in ([words] if isinstance(words, str | int) else words)] or ["predicted"]
+    # Numbers of NumPy and torch are indices, too.
+    listed = [words] if isinstance(words, str | SupportsIndex) else words
+    given = [word if isinstance(word, str) else str(operator.index(word)) for word in listed] or ["predicted"]
     special = [word for word in given if word.lower() in TARGET_WORDS or word.lower().startswith("top:")]
     if special and len(given) > 1:
         raise UsageError(f"--target takes {', '.join(TARGET_WORDS)}, top:K, or classes, not {' '.join(given)} together")
@@ -199,11 +203,7 @@ def find_target(words: str | int | Sequence[str | int], find_category: Any) -> T
     return Target("classes", classes=tuple(found))
 
 
-def find_methods(methods: str | Method | Sequence[str | Method], options: Mapping[str, Any]) -> tuple[Method, ...]:
-    """The methods of names in any spelling, with options.
-
-    Raises:
-        UsageError: No such method, or an option that none of them has.
-    """
-    names: Sequence[str | Method] = [methods] if isinstance(methods, str | Method) else methods
-    return tuple(configure([find_method(name) for name in names], options))
+def _named(output: Any) -> str:
+    """A part of the output as text, without addresses in memory."""
+    named = getattr(output, "__qualname__", None) if callable(output) else None
+    return str(named or re.sub(r" at 0x[0-9a-f]+", "", str(output)))

@@ -17,7 +17,7 @@ import pyarrow as pa
 from camkit.datasets.lists import SUFFIXES as LIST_SUFFIXES
 from camkit.datasets.lists import read_list
 from camkit.datasets.places import filesystem, is_address
-from camkit.errors import CamkitError, UsageError, closest
+from camkit.errors import CamkitError, UsageError, closest, printable
 
 if TYPE_CHECKING:
     from camkit.models.classifier import Classifier
@@ -119,7 +119,7 @@ def some(names: Iterable[str]) -> str:
     """The first names, for a message of one line: ``a, b, c and 5 more``."""
     found = list(names)
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    return ", ".join(" ".join(name.split()) if "\n" in name else name for name in found[:NAMED]) + more
+    return ", ".join(map(printable, found[:NAMED])) + more
 
 
 def as_text(path: str) -> str:

@@ -20,6 +20,7 @@ from camkit.methods.registry import Method as Method
 from camkit.methods.registry import Reduction as Reduction
 from camkit.methods.registry import configured as configured
 from camkit.methods.registry import find_method as find_method
+from camkit.methods.registry import find_methods as find_methods
 
 # The six that every CAM package has come first, then families in the order of their import.
 _FIRST = ("GradCAM", "GradCAM++", "XGradCAM", "EigenCAM", "EigenGradCAM", "LayerCAM")

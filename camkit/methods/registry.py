@@ -224,6 +224,20 @@ def configured(methods: Iterable[Method], options: Mapping[str, Any]) -> list[Me
     ]
 
 
+def find_methods(methods: str | Method | Iterable[str | Method], options: Mapping[str, Any]) -> list[Method]:
+    """The methods of names in any spelling, each with those of ``options`` that it has.
+
+    Raises:
+        UsageError: no method, one that doesn't exist or is named twice, or an option that none of them has.
+    """
+    found = [find_method(each) for each in ([methods] if isinstance(methods, str | Method) else methods)]
+    found = configured(found, options)
+    names = [method.name for method in found]
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"name every method once, at least one; got {', '.join(names) or 'none'}")
+    return found
+
+
 def over_space(tensor: Tensor) -> tuple[int, ...]:
     """Spatial dimensions of a tensor (T, B, C, *S)."""
     return tuple(range(3, tensor.ndim))

@@ -40,14 +40,22 @@ def show(
         >>> show(np.array([[[0, 500, 1000, 7]]], np.uint16), bands=(4,)).shape
         (1, 1, 3)
     """
+    eight_bit = is_eight_bit(image) if eight_bit is None else eight_bit
+    values = choose(image, bands, bgr=bgr)
+    levels = as_uint8(values if eight_bit else _scaled(values))
+    return levels.repeat(3, axis=2) if levels.shape[2] == 1 else np.ascontiguousarray(levels)
+
+
+def choose(image: NDArray[Any], bands: Sequence[int] = (), *, bgr: bool = False) -> NDArray[Any]:
+    """The values of the bands that :func:`show` shows with the same arguments: (H, W, 3), or (H, W, 1) for grey.
+
+    Raises:
+        UsageError: See ``show``.
+    """
     image = _with_bands(image)
     if bgr and image.shape[2] in (3, 4):
         image = image[..., [2, 1, 0, 3][: image.shape[2]]]
-    chosen = [band - 1 for band in bands_shown(image, bands)]
-    values = image[..., chosen]
-    eight_bit = is_eight_bit(image) if eight_bit is None else eight_bit
-    levels = as_uint8(values if eight_bit else _scaled(values))
-    return levels.repeat(3, axis=2) if len(chosen) == 1 else np.ascontiguousarray(levels)
+    return image[..., [band - 1 for band in bands_shown(image, bands)]]
 
 
 def bands_shown(image: NDArray[Any], bands: Sequence[int] = ()) -> tuple[int, ...]:

@@ -9,17 +9,17 @@ images are prepared as ever.
 from __future__ import annotations
 
 import copy
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from camkit.errors import CamkitError, UsageError
@@ -28,8 +28,6 @@ from camkit.models.prepared import Prepared
 
 TRIED = ((375, 500), (97, 64))
 """Heights and widths of the images that a loader is tried with."""
-_TOLD_APART = (*TRIED, (64, 512))
-"""Those that preprocessings are told apart by: a long one, too, for some bound the longer side."""
 
 
 class Loaded(NamedTuple):
@@ -58,11 +56,21 @@ class Loader(Protocol):
         """The network's input (B, C, H, W), on its device, of pixels (B, C, H, W) as they were loaded."""
 
     def describe(self) -> str:
-        """All that the preprocessing does, as text for people; :func:`digest` tells preprocessings apart."""
+        """All that the preprocessing does, as text for people; see :mod:`camkit.models.fingerprint`."""
+
+
+class _Finished:
+    """The second half where the first one does all but move the images."""
+
+    device: torch.device
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """See :class:`Loader`."""
+        return pixels.to(self.device)
 
 
 @dataclass(frozen=True)
-class WholeLoader:
+class WholeLoader(_Finished):
     """Any preprocessing: images are prepared whole in the first half."""
 
     prepare: Callable[[str], Prepared]
@@ -73,10 +81,6 @@ class WholeLoader:
         prepared = self.prepare(path)
         height, width = prepared.original.shape[:2]
         return Loaded(prepared.inputs[0].cpu(), (height, width))
-
-    def inputs(self, pixels: Tensor) -> Tensor:
-        """See :class:`Loader`."""
-        return pixels.to(self.device)
 
     def describe(self) -> str:
         """See :class:`Loader`."""
@@ -151,7 +155,7 @@ def candidates(prepare: Any, device: torch.device) -> Iterator[Loader]:
 
 
 @dataclass(frozen=True)
-class FloatLoader:
+class FloatLoader(_Finished):
     """A transform of Pillow images that can't be cut in two."""
 
     transform: pillow.Transform
@@ -161,10 +165,6 @@ class FloatLoader:
         """See :class:`Loader`."""
         image, pixels = pillow.transformed(path, self.transform)
         return Loaded(pixels, (image.height, image.width))
-
-    def inputs(self, pixels: Tensor) -> Tensor:
-        """See :class:`Loader`."""
-        return pixels.to(self.device)
 
     def describe(self) -> str:
         """See :class:`Loader`."""
@@ -220,26 +220,6 @@ def gives(loader: Loader, paths: Sequence[str], expected: Sequence[Tensor]) -> b
     )
 
 
-def digest(loader: Any) -> str:
-    """The first digits of the SHA-256 of what a preprocessing makes of images of noise, to the last bit.
-
-    It tells preprocessings apart whatever their settings are called, and wherever the processor's files or the model
-    are. One that takes none of these images, or gives other numbers every time, is told by its description.
-
-    Args:
-        loader: A :class:`Loader`.
-
-    Raises:
-        CamkitError: The images can't be written.
-    """
-    # The second half runs on the processor: devices divide in ways of their own.
-    local = replace(loader, device=torch.device("cpu")) if hasattr(loader, "device") else loader
-    with noise(_TOLD_APART) as paths:
-        first, second = (b"".join(_made(local, path) for path in paths) for _ in range(2))
-    content = first if first and first == second else loader.describe().encode()
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
 @contextmanager
 def noise(sizes: Sequence[tuple[int, int]]) -> Iterator[list[str]]:
     """Paths of pictures of noise, there as long as the context.
@@ -247,14 +227,25 @@ def noise(sizes: Sequence[tuple[int, int]]) -> Iterator[list[str]]:
     Raises:
         CamkitError: They can't be written.
     """
+    random = np.random.default_rng(0)
+    with pictures([random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]) as paths:
+        yield paths
+
+
+@contextmanager
+def pictures(images: Sequence[NDArray[np.uint8]]) -> Iterator[list[str]]:
+    """Paths of pictures, (H, W, 3) each, there as long as the context.
+
+    Raises:
+        CamkitError: They can't be written.
+    """
     from PIL import Image
 
-    random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        paths = [str(Path(folder) / f"{number}.bmp") for number in range(len(sizes))]
+        paths = [str(Path(folder) / f"{number}.bmp") for number in range(len(images))]
         try:
-            for path, size in zip(paths, sizes, strict=True):
-                Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+            for path, image in zip(paths, images, strict=True):
+                Image.fromarray(image).save(path)
         except OSError as error:
             raise CamkitError(f"can't write pictures to try to {folder}: {error.strerror or error}") from error
         yield paths
@@ -272,16 +263,6 @@ def described(what: Any) -> str:
     if " at 0x" in text:
         return f"{getattr(what, '__module__', '')}.{getattr(what, '__qualname__', type(what).__qualname__)}"
     return str(text)
-
-
-def _made(loader: Loader, path: str) -> bytes:
-    """What a loader makes of an image, with its shape; nothing where it refuses it."""
-    try:
-        inputs = loader.inputs(loader.load(path).pixels[None])
-    except CamkitError:
-        return b""
-    plain = inputs.detach().cpu().contiguous()
-    return f"{plain.dtype} {tuple(plain.shape)} ".encode() + plain.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _floats(values: Any) -> tuple[float, ...]:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import copy
+from functools import lru_cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from camkit.errors import CamkitError, UsageError, reason
@@ -100,6 +102,28 @@ def load(
         tasks=tasks if "" not in tasks else {},
         notes=report.notes if report else (),
     )
+
+
+@lru_cache(maxsize=1)
+def load_pipeline(name: str) -> Pipeline:
+    """The test pipeline of a config, without its network, to read images again.
+
+    Raises:
+        UsageError: No such config, or one that can't be read.
+        CamkitError: A package is missing, or the data preprocessor can't be built.
+    """
+    import_framework("mmpretrain")
+    settings, source = read_config(name, {})
+    from mmengine.registry import DefaultScope
+    from mmpretrain.registry import MODELS
+
+    config = settings.model.get("data_preprocessor") or settings.get("data_preprocessor") or {}
+    try:
+        with quiet(), DefaultScope.overwrite_default_scope("mmpretrain"):
+            preprocessor = MODELS.build({"type": "ClsDataPreprocessor", **config})
+    except Exception as error:
+        raise CamkitError(f"can't build the data preprocessor of {source}: {reason(error)}") from error
+    return Pipeline(SimpleNamespace(data_preprocessor=preprocessor), settings, source)
 
 
 def parse_options(words: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from camkit.models.loader import Loader
 
@@ -36,8 +36,7 @@ class Pipeline:
     A pipeline that takes images, as of data sets such as CIFAR, gets it from MMPretrain's own reader.
     """
 
-    reader: ClassVar[str] = "opencv"
-    model: nn.Module
+    model: Any
     config: Any
     source: str
     _bgr: dict[str, tuple[bool, bool]] = field(default_factory=dict, repr=False)  # by the suffix of the file
@@ -65,6 +64,27 @@ class Pipeline:
         if not isinstance(inputs, torch.Tensor) or inputs.ndim != 4:
             raise CamkitError(f"the config's data preprocessor makes no batch of images (1, C, H, W) of {path}")
         return Prepared(inputs, done.picture, done.loaded, picture_of, seen_bgr=shown_bgr, whole_bgr=loaded_bgr)
+
+    @property
+    def reader(self) -> str:
+        """``opencv`` where images are read as OpenCV reads colours, ``pipeline`` where only the pipeline itself can."""
+        first = find_pipeline(self.config, self.source)[0]
+        kind = first.get("type", "")
+        name = kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", "")
+        usual = {"color_type": "color", "imdecode_backend": "cv2", "to_float32": False}
+        plain = all(first.get(key) in (None, value) for key, value in usual.items())
+        return "opencv" if name == "LoadImageFromFile" and plain else "pipeline"
+
+    def original(self, path: str) -> tuple[NDArray[Any], bool]:
+        """The whole image as the pipeline reads it, (H, W) or (H, W, B), and whether three or four bands are BGR.
+
+        Raises:
+            CamkitError: It can't be read, or the pipeline fails on it.
+        """
+        if "://" not in path:
+            check_file(path)
+        done, bgr = self._run(path)
+        return done.loaded, self._channel_order(done, path, bgr=bgr)[0]
 
     def loaders(self) -> Iterator[Loader]:
         """Loaders that may give what the pipeline does, see :func:`camkit.models.loader.choose_loader`."""

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +17,7 @@ from torch.testing import assert_close
 
 import camkit
 from camkit.datasets import load, run
+from camkit.datasets.manifest import VERSION
 from camkit.errors import CamkitError, UsageError
 from tests.datasets.pictures import (
     assert_same_rows,
@@ -179,7 +181,7 @@ def test_a_folder_that_grew_is_finished(data: Path, tmp_path: Path) -> None:
         ({"autocast": "bf16"}, "precision as loaded, now bf16"),
         ({"map_dtype": "float16"}, "map dtype float32, now float16"),
         ({"model": classifier(12)}, "checkpoint .*, now "),
-        ({"model": classifier(whole=True)}, "preprocessing .*, now "),
+        ({"model": classifier(whole=True)}, "preprocessing makes float32 3x32x32, now float32 3x375x500"),
         ({"model": replace(classifier(), activation="sigmoid")}, "activation softmax, now sigmoid"),
         ({"model": replace(classifier(), classes=tuple("abcde"))}, "classes .*, now "),
     ],
@@ -210,7 +212,7 @@ def test_parameters_of_a_transform_are_told_apart(data: Path, tmp_path: Path, ma
     net, out = classifier().model, tmp_path / "run"
     run(data, net, out, transform=made(1.0), workers=0, limit=2)
     assert run(data, net, out, transform=made(1.0), workers=0, limit=3).new == 1
-    with pytest.raises(CamkitError, match=r"settings: preprocessing \w+, now \w+;"):
+    with pytest.raises(CamkitError, match=r"settings: preprocessing makes black and white otherwise, by .* levels;"):
         run(data, net, out, transform=made(0.9999), workers=0)
 
 
@@ -414,7 +416,7 @@ def test_a_newer_run_is_not_touched(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(data, classifier(), out, workers=0, limit=1)
     manifest = json.loads((out / "manifest.json").read_text())
-    (out / "manifest.json").write_text(json.dumps(manifest | {"version": 2}))
+    (out / "manifest.json").write_text(json.dumps(manifest | {"version": VERSION + 1}))
     for call in (lambda: run(data, classifier(), out, workers=0), lambda: load(out)):
         with pytest.raises(CamkitError, match="written by a newer camkit"):
             call()
@@ -445,3 +447,93 @@ def test_storage_by_address(tmp_path: Path) -> None:
     assert load("memory://camkit-run").picture("001.png").shape == (32, 32, 3)
     memory.rm("/camkit-run", recursive=True)
     memory.rm("/camkit-data", recursive=True)
+
+
+def rounding_otherwise(image: Image.Image) -> torch.Tensor:
+    """As another release might: pixels of what is resized are a grey level off, and the last digits others."""
+    levels = torch.from_numpy(np.array(image.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)).permute(2, 0, 1)
+    if (levels.amax((1, 2)) > levels.amin((1, 2))).any():
+        levels = (levels + torch.arange(levels.numel()).reshape(levels.shape) % 3 - 1).clamp(0, 255)
+    return (levels / 255 - 0.5) * (1 + 1e-7) / 0.25
+
+
+def test_a_resize_that_rounds_otherwise_goes_on(data: Path, tmp_path: Path) -> None:
+    net, out = classifier().model, tmp_path / "run"
+    run(data, net, out, transform=squeezed, workers=0, limit=2)
+    assert run(data, net, out, transform=rounding_otherwise, workers=0, limit=3).new == 1
+    with pytest.raises(CamkitError, match=r"preprocessing makes images of noise otherwise, by \d+ grey levels;"):
+        run(data, net, out, transform=lambda image: squeezed(image.crop((1, 0, *image.size))), workers=0)
+
+
+def test_a_run_of_the_first_version_goes_on(data: Path, tmp_path: Path) -> None:
+    """Its manifest has a digest of the preprocessing, and the output as it was given."""
+    net, out = classifier(model=TwoOutputs()), tmp_path / "run"
+    run(data, net, out, output="animal", workers=0, limit=2)
+    manifest = json.loads((out / "manifest.json").read_text())
+    told = manifest["fingerprint"]
+    told["preprocessing"] = told["preprocessing"]["digest"]
+    (out / "manifest.json").write_text(json.dumps(manifest | {"version": 1}))
+    assert run(data, net, out, output="animal", workers=0, limit=3).new == 1
+    with pytest.raises(CamkitError, match=r"preprocessing \w{16}, now \w{16};"):
+        run(data, classifier(whole=True, model=TwoOutputs()), out, output="animal", workers=0)
+
+
+class Pair(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = seeded(SmallViT(size=(32, 32)))
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits: torch.Tensor = self.inner(images)
+        return logits, logits.flip(1)
+
+
+def second(output: Any, which: int = 1) -> Any:
+    return output[which]
+
+
+def test_the_same_settings_in_other_words_go_on(data: Path, tmp_path: Path) -> None:
+    """As the command line gives them, as text, and as the library may."""
+    words = [
+        {"output": "1", "target": "3", "num_extra_tokens": 1, "top_k": 2, "target_layers": "inner.layers.0"},
+        {"output": 1, "target": 3, "target_layers": ["inner.layers.0"], "top_k": 2.0},
+        {"output": 1, "target": np.int64(3), "target_layers": ("inner.layers.0",), "methods": "scorecam"},
+        {"output": "1", "target": ["3"], "target_layers": ["inner.layers.0"], "methods": ["Score-CAM"]},
+    ]
+    usual = {"methods": "ScoreCAM", "num_extra_tokens": 1, "top_k": 2, "workers": 0}
+    for limit, each in enumerate(words, 1):
+        given = usual | each
+        assert run(data, classifier(model=Pair()), tmp_path / "run", **given, limit=limit).new == 1
+    for other in ({"output": "0"}, {"output": 0}, {"output": None}, {"output": second}):
+        with pytest.raises(CamkitError, match="output 1, now"):
+            run(data, classifier(model=Pair()), tmp_path / "run", **(usual | words[0] | other))
+
+
+def test_a_function_that_picks_the_output_goes_on(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for limit in (1, 2):  # a partial function's text has an address
+        picked = partial(second, which=1)
+        assert run(data, classifier(model=Pair()), out, output=picked, workers=0, limit=limit).new == 1
+    with pytest.raises(CamkitError, match="output .*which=1.*, now .*which=0"):
+        run(data, classifier(model=Pair()), out, output=partial(second, which=0), workers=0)
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("there", ["", "a", "a/b", "a/b/run", "a/b/run/lock"])
+def test_a_refused_run_leaves_what_was_there(data: Path, tmp_path: Path, there: str) -> None:
+    place = tmp_path / "place"
+    (place / there).parent.mkdir(parents=True, exist_ok=True)
+    (place / there).touch() if there.endswith("lock") else (place / there).mkdir(exist_ok=True)
+    before = listing(place)
+    for out in (place / "a" / "b" / "run", f"local://{place}/a/b/run"):
+        for wrong in ({"target": 7}, {"target": "label"}, {"target_layers": "norm9"}):
+            with pytest.raises(CamkitError, match=r"."):
+                run(data, classifier(), out, workers=0, **wrong)
+            if isinstance(out, Path):
+                assert listing(place) == before
+            assert not [path for path in (place / "a" / "b" / "run").glob("*") if path.name not in there]
+    run(data, classifier(), place / "a" / "b" / "run", workers=0, limit=1)
+    assert "a/b/run/manifest.json" in listing(place)

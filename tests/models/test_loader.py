@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from camkit.models import pillow
 from camkit.models.classifier import Classifier
-from camkit.models.loader import FloatLoader, PillowLoader, WholeLoader, choose_loader, described, digest
+from camkit.models.loader import FloatLoader, PillowLoader, WholeLoader, choose_loader, described
 from camkit.models.pillow import Normalisation
 
 CPU = torch.device("cpu")
@@ -156,40 +156,3 @@ def test_what_a_loader_gives_is_tried_before_it_is_believed(images: list[str]) -
 def test_texts_of_preprocessings_hold_no_addresses() -> None:
     assert " at 0x" not in described(Composed([halved]))
     assert described(partial(pillow.prepare, transform=halved)).endswith("test_loader.halved")
-
-
-def test_preprocessings_are_told_apart_by_what_they_make() -> None:
-    def scaled(image: Image.Image, by: float) -> torch.Tensor:
-        return torch.from_numpy(np.array(image.resize((8, 8)))).permute(2, 0, 1) * by
-
-    def made(by: float) -> str:
-        return digest(FloatLoader(partial(scaled, by=by), CPU))
-
-    assert made(1.0) == made(1.0) != made(1.00001)
-
-
-def test_preprocessings_that_make_nothing_to_compare_are_told_by_their_description() -> None:
-    class Random:
-        def __call__(self, image: Image.Image) -> torch.Tensor:
-            return torch.rand(3, 8, 8)
-
-    class Choosy(Random):
-        def __call__(self, image: Image.Image) -> torch.Tensor:
-            raise ValueError("too noisy")
-
-    found = [digest(FloatLoader(kind(), CPU)) for kind in (Random, Random, Choosy, Choosy)]
-    assert found[0] == found[1] != found[2] == found[3]
-
-
-@pytest.mark.frameworks
-def test_a_processor_is_told_by_its_settings_not_its_folder(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    from camkit.models.transformers import _Processor
-
-    def made(name: str, mean: float) -> str:
-        transformers.ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[mean] * 3).save_pretrained(
-            tmp_path / name
-        )
-        return digest(choose_loader(_Processor(tmp_path / name, CPU), CPU))
-
-    assert made("one", 0.5) == made("other", 0.5) != made("one", 0.49999)
