@@ -85,10 +85,10 @@ def main(options: argparse.Namespace) -> None:
     paths = list(
         _sheets(rows, methods, options, problems) if options.sheet else _files(rows, methods, options, problems)
     )
-    for error in problems[:3]:
-        report.print_warning(f"not drawn: {error}")
     if not paths:
         raise CamkitError(f"none of {len(rows)} images could be drawn: {problems[0]}")
+    for error in problems[:3]:
+        report.print_warning(f"not drawn: {error}")
     for path in paths[:3]:
         print(f"wrote: {path}")
     if len(paths) > 3:

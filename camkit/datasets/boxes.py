@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,16 +82,16 @@ def find_rule(prepare: Callable[[str], Prepared]) -> Rule:
     inputs: set[Size] = set()
     with noise(TRIED) as paths:
         for path, size in zip(paths, TRIED, strict=True):
-            try:
+            with suppress(CamkitError):
                 prepared = prepare(path)
                 input_size = prepared.inputs.shape[2], prepared.inputs.shape[3]
                 inputs.add(input_size)
                 seen.append((size, input_size, fitted(prepared, input_size)))
-            except CamkitError:
-                continue
+    # A preprocessing that takes none of these, as of images with many bands, is tried on the data set's own.
+    kind = "fitted" if seen or not inputs else "unknown"
     same = inputs.pop() if len(inputs) == 1 else None
     if len(seen) < len(TRIED):
-        return Rule("fitted" if seen else "unknown", input_size=same)
+        return Rule(kind, input_size=same)
     for rule in (Rule("whole", input_size=same), Rule("centre", _side(seen), same)):
         if explains(rule, seen):
             return rule

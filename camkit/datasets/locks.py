@@ -60,6 +60,7 @@ class FolderLock:
         place = self._folder.resolve()
         if place in _HELD:  # the system's locks are the process'
             raise CamkitError(f"this process writes to {self._folder} already: wait for the end of that run")
+        self._made = []
         file = self._open()
         for _ in range(_TRIES):
             if self._is_there(file):
@@ -96,7 +97,7 @@ class FolderLock:
 
     def _open(self) -> IO[bytes]:
         try:
-            self._made = [each for each in (self._folder, *self._folder.parents) if not each.exists()]
+            self._made += [each for each in (self._folder, *self._folder.parents) if not each.exists()]
             self._folder.mkdir(parents=True, exist_ok=True)
             self._is_new = not self._path.exists()
             file = self._path.open("a+b")

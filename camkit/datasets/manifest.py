@@ -18,7 +18,7 @@ from camkit.datasets import locks
 from camkit.datasets.boxes import Rule
 from camkit.datasets.places import Place
 from camkit.datasets.schema import MapColumn, columns_of
-from camkit.errors import CamkitError
+from camkit.errors import CamkitError, reason
 from camkit.models import fingerprint as preprocessings
 from camkit.versions import versions
 
@@ -123,19 +123,44 @@ def read_manifest(place: Place) -> Manifest | None:
             "camkit"
         )
     try:
-        rule = told["boxes"]
-        size = rule["input_size"]
-        return Manifest(
-            fingerprint=told["fingerprint"] if version == VERSION else _upgraded(told["fingerprint"]),
-            layers=told["layers"],
-            columns=columns_of(told["maps"]),
-            rule=Rule(rule["kind"], rule["side"], None if size is None else (size[0], size[1])),
-            class_count=told["class_count"],
-            classes=told["classes"],
-            about=told["about"],
-        )
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CamkitError(f"{place.name}/{NAME} is damaged ({error}): take another --out") from error
+        return _read(told, version)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise CamkitError(f"{place.name}/{NAME} is damaged ({reason(error)}): take another --out") from error
+
+
+def _read(told: dict[str, Any], version: int) -> Manifest:
+    """The manifest in a file's content.
+
+    Raises:
+        TypeError: Something in it is of another kind than it should be.
+        ValueError: Something in it doesn't fit the rest.
+    """
+    rule, fingerprint = told["boxes"], told["fingerprint"]
+    size = rule["input_size"]
+    kinds = {"fingerprint": dict, "layers": dict, "maps": list, "class_count": int, "about": dict}
+    for name, kind in kinds.items():
+        if not isinstance(told[name], kind):
+            raise TypeError(f"{name} is no {kind.__name__}")
+    if not isinstance(told["classes"], list | type(None)):
+        raise TypeError("classes is no list")
+    missing = [name for name in _TOLD if name not in fingerprint]
+    if missing:
+        raise ValueError(f"the fingerprint has no {missing[0]}")
+    if not isinstance(fingerprint["methods"], dict) or fingerprint["methods"].keys() != told["layers"].keys():
+        raise ValueError("its methods are not those of its layers")
+    return Manifest(
+        fingerprint=fingerprint if version == VERSION else _upgraded(fingerprint),
+        layers={name: list(layers) for name, layers in told["layers"].items()},
+        columns=columns_of(told["maps"]),
+        rule=Rule(str(rule["kind"]), float(rule["side"]), None if size is None else (int(size[0]), int(size[1]))),
+        class_count=told["class_count"],
+        classes=told["classes"],
+        about=told["about"],
+    )
+
+
+_TOLD = ("data", "config", "preprocessing", "methods", "target", "output", "camkit")
+"""What reading a run asks its fingerprint for."""
 
 
 def fingerprint(classifier: Classifier, loader: Loader, settings: Settings, data: str) -> dict[str, Any]:

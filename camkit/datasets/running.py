@@ -27,7 +27,7 @@ from camkit.datasets.schema import make_schema
 from camkit.datasets.settings import Pace, Settings, Summary, find_target
 from camkit.datasets.sources import Source, find_source, some
 from camkit.datasets.stopping import Stop, listening
-from camkit.datasets.store import ShardWriter, done, drop_failed, read_columns, require_same_images
+from camkit.datasets.store import ShardWriter, done, drop_failed, read_columns, require_same_images, shard_names
 from camkit.errors import UsageError
 from camkit.methods import find_methods
 from camkit.models.classifier import Classifier
@@ -167,6 +167,10 @@ class _Job:
             if said:
                 self._say(said)
             return self._locked(source, loader, manifest)
+        except Exception:
+            if manifest is None and not shard_names(self.place):  # it never began
+                self.place.remove(manifests.NAME)
+            raise
         finally:
             self.place.unlock()
 

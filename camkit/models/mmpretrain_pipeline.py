@@ -93,7 +93,11 @@ class Pipeline:
     def describe(self) -> str:
         """The test pipeline, the data preprocessor and its settings, as text."""
         preprocessor = getattr(self.model, "data_preprocessor", None)
-        return f"{find_pipeline(self.config, self.source)} {preprocessor} {self.config.get('data_preprocessor')}"
+        return f"{self.steps()} {preprocessor} {self.config.get('data_preprocessor')}"
+
+    def steps(self) -> str:
+        """The test pipeline, with which :meth:`describe` begins."""
+        return str(find_pipeline(self.config, self.source))
 
     def items(self) -> list[tuple[str, int | None]]:
         """Path and label of every image of the config's test data set.

@@ -125,3 +125,63 @@ def test_original_size_of_a_pipeline_that_divides(run: Callable[..., Run]) -> No
     called = run(scene(4, np.uint16, 10_000), "--original-size", steps=steps)
     assert called.code == 0, called.err
     assert pixels(called.wrote[0]).shape == (SIDE, SIDE, 3)
+
+
+@pytest.mark.parametrize(
+    ("bands", "dtype", "scale", "flags", "steps"),
+    [
+        (6, np.uint16, 10_000, (), ""),
+        (6, np.uint16, 10_000, ("--bands", "5", "2", "1"), "dict(type='CenterCrop', crop_size=40),"),
+        (12, np.float32, 1, ("--bands", "2"), ""),
+        (1, np.float32, 10_000, (), "dict(type='Resize', scale=32),"),
+        (4, np.uint8, 255, (), "dict(type='CenterCrop', crop_size=40),"),
+    ],
+)
+def test_a_run_draws_what_vis_cam_does(
+    run: Callable[..., Run],
+    camkit: Callable[..., Run],
+    tmp_path: Path,
+    bands: int,
+    dtype: type,
+    scale: float,
+    flags: tuple[str, ...],
+    steps: str,
+) -> None:
+    """The same bands, scaled alike, whichever part the network saw."""
+    pytest.importorskip("pyarrow")
+    alone = run(scene(bands, dtype, scale), "--alpha", "0", *flags, steps=steps)
+    assert alone.code == 0, alone.err
+    whole = run(scene(bands, dtype, scale), "--alpha", "0", "--original-size", *flags, steps=steps)
+    same = whole.code == 0 and pixels(whole.wrote[0])
+    run(scene(bands, dtype, scale), "--alpha", "0", *flags, steps=steps)
+    (tmp_path / "list.txt").write_text("image.npy\n")
+    out = tmp_path / "run"
+    made = camkit(
+        "run", tmp_path / "list.txt", tmp_path / "config.py", tmp_path / "net.pth", "--out", out, "--workers", 0
+    )
+    assert made.code == 0, made.err
+    for extra, expected in (((), pixels(alone.wrote[0])), (("--original-size",), same)):
+        drawn = camkit("draw", out, "--out", tmp_path / "drawn", "--alpha", "0", *extra, *flags)
+        assert drawn.code == 0, drawn.err
+        picture = pixels(drawn.wrote[0]).astype(int)
+        assert picture.shape == expected.shape
+        # The box is known to a part of a pixel, and resized here by OpenCV in another way than there.
+        tolerance = 0 if extra else 12 if "Resize" in steps else 2
+        assert np.abs(picture - expected).mean() <= tolerance
+
+
+def test_a_run_of_many_bands_whose_config_changed_is_not_drawn(
+    run: Callable[..., Run], camkit: Callable[..., Run], config: Callable[..., str], tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    run(scene(6, np.uint16, 10_000))
+    (tmp_path / "list.txt").write_text("image.npy\n")
+    flags = (tmp_path / "config.py", tmp_path / "net.pth", "--out", tmp_path / "run", "--workers", 0)
+    assert camkit("run", tmp_path / "list.txt", *flags).code == 0
+    refused(camkit("draw", tmp_path / "run", "--bands", 7, "--out", tmp_path / "drawn"), 1, "the image has 6 bands")
+    config(6, "dict(type='DivideForTests', by=2.0),")
+    from camkit.models.mmpretrain import load_pipeline
+
+    load_pipeline.cache_clear()
+    call = camkit("draw", tmp_path / "run", "--out", tmp_path / "drawn")
+    refused(call, 1, "says now to read images otherwise than the run did")

@@ -23,7 +23,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run, and report."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--shard-rows", type=int, default=10)
     parser.add_argument("--wait", type=float, default=0.0)

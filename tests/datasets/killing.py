@@ -23,7 +23,7 @@ PATIENCE = 300.0
 
 
 @contextmanager
-def started(data: Path, out: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+def started(data: Path, out: Path | str, *words: str) -> Iterator[subprocess.Popen[str]]:
     """A run in a process of its own, and in a group of its own as on a terminal; killed at the end."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-m", "tests.datasets.child", str(data), str(out), *words]

@@ -109,3 +109,18 @@ def test_a_preprocessing_that_takes_large_images_alone(tmp_path: Path) -> None:
 
     rule = find_rule(picky)
     assert (rule.kind, rule.input_size) == ("fitted", (32, 32))
+
+
+def test_a_preprocessing_that_takes_none_of_the_images_tried_is_tried_on_its_own(tmp_path: Path) -> None:
+    """As those of images with many bands, which a picture file doesn't have."""
+
+    def own(path: str) -> Prepared:
+        if not path.endswith(".png"):
+            raise CamkitError("no array")
+        return with_transform(squeezed)(path)
+
+    rule = find_rule(own)
+    assert (rule.kind, rule.input_size) == ("fitted", None)
+    box = Boxes(rule, own).find(str(write_pictures(tmp_path, 1, (60, 80)) / "000.png"), (60, 80), (32, 32))
+    assert box is not None
+    assert all(abs(one - other) < 1 for one, other in zip(box, (0, 0, 80, 60), strict=True))

@@ -117,7 +117,7 @@ def test_a_cluster_on_which_nothing_works_says_why(
     with pytest.raises(CamkitError, match="Ray can't do the work: .*no such module on this machine") as refused:
         run(data, classifier(), tmp_path / "run", engine="ray", cluster=cluster)
     assert "\n" not in str(refused.value)
-    assert len(load(tmp_path / "run")) == 0
+    assert not (tmp_path / "run").exists()
 
 
 @with_ray

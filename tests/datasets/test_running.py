@@ -422,6 +422,66 @@ def test_a_newer_run_is_not_touched(data: Path, tmp_path: Path) -> None:
             call()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"fingerprint": 3},
+        {"fingerprint": {}},
+        {"fingerprint": {"methods": {}}},
+        {"about": None},
+        {"layers": []},
+        {"layers": {"GradCAM": None}},
+        {"layers": {}},
+        {"maps": {}},
+        {"maps": [{}]},
+        {"maps": [3]},
+        {"boxes": None},
+        {"boxes": {"kind": "whole", "side": "x", "input_size": 3}},
+        {"class_count": "5"},
+        {"classes": 5},
+    ],
+    ids=str,
+)
+def test_a_damaged_manifest_is_one_line(data: Path, tmp_path: Path, damage: dict[str, Any], made: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    manifest = json.loads((made / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps(manifest | damage))
+    for call in (lambda: run(data, classifier(), out, workers=0), lambda: load(out)):
+        with pytest.raises(CamkitError, match=r"manifest.json is damaged \(.+\): take another --out"):
+            call()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one image."""
+    place = tmp_path_factory.mktemp("made")
+    run(write_pictures(place / "data", 1), classifier(), place / "run", workers=0)
+    return place / "run"
+
+
+def test_a_new_run_that_fails_before_its_first_shard_leaves_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where Ray lacks CPUs; one that has rows stays."""
+
+    def fail(*given: Any, **named: Any) -> Any:
+        raise CamkitError("Ray has 1 CPUs")
+        yield
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as changed:
+        changed.setattr("camkit.datasets.running.explain_locally", fail)
+        with pytest.raises(CamkitError, match="Ray has 1 CPUs"):
+            run(data, classifier(), out, workers=0)
+    assert not out.exists()
+    run(data, classifier(), out, workers=0, limit=2)
+    monkeypatch.setattr("camkit.datasets.running.explain_locally", fail)
+    with pytest.raises(CamkitError, match="Ray has 1 CPUs"):
+        run(data, classifier(), out, workers=0)
+    assert len(load(out)) == 2
+
+
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
@@ -496,7 +556,7 @@ def test_the_same_settings_in_other_words_go_on(data: Path, tmp_path: Path) -> N
     """As the command line gives them, as text, and as the library may."""
     words = [
         {"output": "1", "target": "3", "num_extra_tokens": 1, "top_k": 2, "target_layers": "inner.layers.0"},
-        {"output": 1, "target": 3, "target_layers": ["inner.layers.0"], "top_k": 2.0},
+        {"output": 1, "target": 3, "target_layers": ["inner.layers.0"]},
         {"output": 1, "target": np.int64(3), "target_layers": ("inner.layers.0",), "methods": "scorecam"},
         {"output": "1", "target": ["3"], "target_layers": ["inner.layers.0"], "methods": ["Score-CAM"]},
     ]

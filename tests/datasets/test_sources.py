@@ -195,6 +195,69 @@ def test_lists_that_can_t_be_read_say_why(tmp_path: Path, name: str, content: st
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".jsonl"])
+def test_lists_in_the_encodings_of_editors(tmp_path: Path, encoding: str, suffix: str) -> None:
+    """Those without a mark that says so are UTF-8."""
+    write_pictures(tmp_path, 1)
+    (tmp_path / "000.png").rename(tmp_path / "grün.png")
+    lines = {
+        ".txt": ["grün.png 2"],
+        ".csv": ["path,label,id", "grün.png,2,größe"],
+        ".jsonl": [json.dumps({"path": "grün.png", "label": 2, "id": "größe"}, ensure_ascii=False)],
+    }
+    mark = {"utf-16-le": "\ufeff", "utf-16-be": "\ufeff"}.get(encoding, "")
+    path = tmp_path / f"list{suffix}"
+    path.write_bytes((mark + "\r\n".join(lines[suffix]) + "\r\n").encode(encoding))
+    source = find_source(path, NET)
+    assert ids(source) == ["grün.png" if suffix == ".txt" else "größe"]
+    assert source.path(0) == str(tmp_path / "grün.png")
+    assert labelled(source, NET, 5)[0] == [2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", "ok.png\ngrün.png\n".encode("latin-1"), r"line 2 of .* isn't UTF-8 \(gr.udcfcn.png\): save the list"),
+        (
+            "a.csv",
+            "path,label\nok.png,größe\n".encode("latin-1"),
+            "line 2 of .* isn't UTF-8 .*: save the list as UTF-8",
+        ),
+        ("a.csv", "path,id\nok.png,größe\n".encode("latin-1"), "line 2 of .* isn't UTF-8"),
+        ("a.csv", "path,größe\nok.png,1\n".encode("latin-1"), "line 1 of .* has the columns 'gr.*'"),
+        ("a.jsonl", b'{"path": "ok.png", "label": "gr\xf6\xdfe"}\n', "line 1 of .* isn't UTF-8"),
+        ("a.jsonl", b'{"path": "ok.png", "id": "\\ud800"}\n', "line 1 of .* isn't UTF-8"),
+        ("a.jsonl", b'{"path": "\\ud800.png"}\n', "line 1 of .* isn't UTF-8"),
+        (
+            "a.csv",
+            "path\nok.png\n".encode("utf-16-le"),
+            "is no text, or UTF-16 without its mark: save the list",
+        ),
+        ("a.txt", b"\xff\xfeo\0k\0.", "begins as UTF-16 and isn't: save the list as UTF-8"),
+        ("a.txt", b"no\x1b[31m.png\n", r"1 of the 1 images of .* don't exist: .*/no\\x1b\[31m.png"),
+    ],
+)
+def test_lists_in_other_encodings_say_so(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    write_pictures(tmp_path, 1)
+    (tmp_path / "000.png").rename(tmp_path / "ok.png")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=said) as refused:
+        find_source(tmp_path / name, NET)
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_a_list_may_name_files_whose_names_are_no_utf_8(tmp_path: Path) -> None:
+    picture = (write_pictures(tmp_path / "from", 1) / "000.png").read_bytes()
+    with open(os.path.join(os.fsencode(tmp_path), b"gr\xfcn.png"), "wb") as file:  # noqa: PTH118, PTH123
+        file.write(picture)
+    (tmp_path / "list.txt").write_bytes(b"gr\xfcn.png\n")
+    source = find_source(tmp_path / "list.txt", NET)
+    assert ids(source) == [r"gr\xfcn.png"]
+    assert Path(source.path(0)).read_bytes() == picture
+
+
 @pytest.mark.parametrize(
     ("label", "said"),
     [
