@@ -277,6 +277,7 @@ def soak(plan: Plan, varied: bool, scratch: Path) -> dict[str, Any]:  # noqa: FB
     summary = run(listed, net, folder / "run", workers=1, progress=look)
     end = resident()
     growth = end / found[plan.settled] - 1
+    print(f"{sizes} sizes: {found[plan.settled]} bytes, {end} at the end: {growth:.2%}", flush=True)
     return {
         "images": summary.done,
         "sizes": sizes,
