@@ -1,0 +1,17 @@
+"""How far to trust maps: faithfulness, localisation, robustness, randomisation, complexity.
+
+Metrics take maps, whoever made them, with the images that they explain, the network and the targets. :func:`measure`
+computes some of them for one set of maps; :data:`METRICS` lists them all.
+"""
+
+from __future__ import annotations
+
+from camkit.metrics import faithfulness
+from camkit.metrics.measuring import measure
+from camkit.metrics.registry import FAMILIES, METRICS, Metric, find_metric
+from camkit.metrics.values import Values
+
+_MODULES = (faithfulness,)
+"""Importing them registers their metrics."""
+
+__all__ = ["FAMILIES", "METRICS", "Metric", "Values", "find_metric", "measure"]

@@ -1,0 +1,1 @@
+"""Whether scores follow what the map shows: changed images go through the network."""

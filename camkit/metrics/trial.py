@@ -1,0 +1,51 @@
+"""What a metric sees: maps, the images that they explain, and the network's answers to changed images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from camkit.metrics.perturbations import Perturbation
+
+Explainer = Callable[[Tensor, Tensor], Tensor]
+"""From images (N, C, H, W) and targets (N,) to maps (N, H, W) of the same kind, at the images' size."""
+
+
+class Responses(NamedTuple):
+    """What the network says of one perturbation's images.
+
+    Attributes:
+        scores: (N, S), the target's score (logit).
+        probabilities: (N, S), the target's probability.
+    """
+
+    scores: Tensor
+    probabilities: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Maps of one method, and what is known of their images.
+
+    Attributes:
+        maps: (N, H, W) float64 on the CPU, one per image and target, at the images' size, as they were given.
+        images: (N, C, H, W), normalised, on the network's device; None where no metric asks for them.
+        targets: (N,), class indices.
+        regions: (N, H, W) bool, where the object is; None where that is unknown.
+        explain: explains again; None where there is no way to.
+        model: the network, which is left as it was; None where no metric asks for it.
+        seed: of whatever is drawn.
+        responses: what the network said, by perturbation; ``Perturbation``s that the metric asked for are there.
+    """
+
+    maps: Tensor
+    images: Tensor | None = None
+    targets: Tensor | None = None
+    regions: Tensor | None = None
+    explain: Explainer | None = None
+    model: nn.Module | None = None
+    seed: int = 0
+    responses: Mapping[Perturbation, Responses] = field(default_factory=dict)
