@@ -21,6 +21,7 @@ PACKAGE = Path(camkit.__file__).parent
 PACKAGES = [
     "__main__",
     "cli",
+    "metrics",
     "datasets",
     "constructors",
     "explaining",

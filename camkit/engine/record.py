@@ -98,6 +98,26 @@ def record(
             )
 
 
+def largest_row(network: Network, images: Images) -> int:
+    """Bytes of the largest tensor that one image makes in a forward; found out once per size of images.
+
+    Args:
+        network: borrowed.
+        images: prepared, (B, C, *size).
+
+    Raises:
+        ForwardError: the model fails on the images.
+    """
+
+    def measured() -> int:
+        with _Largest(network.model, watch=True) as largest:
+            network.call(images.clone())
+        return max(largest.bytes, images.nbytes) // len(images)
+
+    with network.borrowed() as cache, torch.no_grad():
+        return cache.remember(("largest row", images.shape[1:], images.dtype, network.arguments), measured)
+
+
 _WRITTEN = re.compile(r"modified by an inplace operation: .*which is output \d+ of (\w+?)(?:Backward\d*)?,")
 """What torch says where a backward needs what was written to since."""
 

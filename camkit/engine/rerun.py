@@ -126,15 +126,25 @@ class Chunks:
         total: how many rows there will be, for the progress.
         progress: called with how many of how many are through.
         each: how many rows go together; slices count these.
+        advice: what needs less memory.
     """
 
-    def __init__(self, rows: int, total: int, progress: Progress | None = None, *, each: int = 1) -> None:
+    def __init__(
+        self,
+        rows: int,
+        total: int,
+        progress: Progress | None = None,
+        *,
+        each: int = 1,
+        advice: str = "a smaller input or a later target layer",
+    ) -> None:
         self.size = max(1, rows // each)
         self._asked = self.size
         self._each = each
         self._progress = progress
         self._total = total
         self._done = 0
+        self._advice = advice
 
     def run(
         self, count: int, step: Callable[[slice], Result], on_failure: Callable[[], None] | None = None
@@ -176,12 +186,10 @@ class Chunks:
         rows = length * self._each
         if length == 1:
             what = "a single one" if rows == 1 else rows
-            raise CamkitError(
-                f"out of memory with {what} at a time: use a smaller input or a later target layer"
-            ) from (error)
+            raise CamkitError(f"out of memory with {what} at a time: use {self._advice}") from error
         if self.size < self._asked:
             raise CamkitError(
                 f"out of memory with {rows} at a time, half of what was tried first: pass a smaller batch_size "
-                "(--batch-size), a smaller input or a later target layer"
+                f"(--batch-size), {self._advice}"
             ) from error
         self.size = length // 2

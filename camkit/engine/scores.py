@@ -99,13 +99,13 @@ def score_targets(rows: Tensor | Sequence[Any], wanted: TargetRows | NoClass | N
         is_logits = isinstance(rows, Tensor) and rows.ndim == 2 and rows.shape[1] > 0
         wanted = None if is_logits else [[wanted] for _ in range(len(rows))]
     if wanted is None or _are_indices(wanted):
-        logits = _logits(rows)
+        logits = as_logits(rows)
         categories = _categories(logits, wanted)
         scores = logits.gather(1, categories)
         chosen: Chosen = categories
     elif isinstance(wanted, Tensor):
         # Not read back, which would synchronise: a category that doesn't exist gets a score, and gradients, of NaN.
-        logits = _logits(rows)
+        logits = as_logits(rows)
         wanted = wanted.to(logits.device, non_blocking=True)
         known = (wanted >= 0) & (wanted < logits.shape[1])
         found = logits.gather(1, wanted.clamp(0, logits.shape[1] - 1))
@@ -131,6 +131,32 @@ def require_finite(scores: Scores) -> None:
         )
 
 
+def as_logits(rows: Tensor | Sequence[Any]) -> Tensor:
+    """An output's rows as logits (B, K).
+
+    Raises:
+        UsageError: they are something else.
+    """
+    if not isinstance(rows, Tensor) or rows.ndim != 2:
+        returned = tuple(rows.shape) if isinstance(rows, Tensor) else f"a {type(rows[0]).__name__} per image"
+        raise UsageError(
+            f"class targets need logits (batch, classes), the model returns {returned}: pass a callable from one "
+            "image's output to a scalar"
+        )
+    return rows
+
+
+def require_known(wanted: list[list[int]], count: int) -> None:
+    """Check that there are classes of all indices.
+
+    Raises:
+        UsageError: one is outside 0..count-1.
+    """
+    for category in {category for row in wanted for category in row}:
+        if not 0 <= category < count:
+            raise UsageError(f"category {category} is outside 0..{count - 1}")
+
+
 def _are_indices(wanted: TargetRows) -> TypeGuard[list[list[int]]]:
     return isinstance(wanted, list) and all(isinstance(target, int) for row in wanted for target in row)
 
@@ -144,35 +170,19 @@ def _on_device(targets: Tensor, batch: int) -> Categories:
     return targets.long().reshape(batch, -1)
 
 
-def _logits(rows: Tensor | Sequence[Any]) -> Tensor:
-    if not isinstance(rows, Tensor) or rows.ndim != 2:
-        returned = tuple(rows.shape) if isinstance(rows, Tensor) else f"a {type(rows[0]).__name__} per image"
-        raise UsageError(
-            f"class targets need logits (batch, classes), the model returns {returned}: pass a callable from one "
-            "image's output to a scalar"
-        )
-    return rows
-
-
 def _categories(logits: Tensor, wanted: list[list[int]] | None) -> Tensor:
     if wanted is None:
         return logits.detach().argmax(1, keepdim=True)
-    _require_known(wanted, logits.shape[1])
+    require_known(wanted, logits.shape[1])
     made = torch.tensor(wanted)
     # From pinned memory the copy is asynchronous.
     return made.pin_memory().to(logits.device, non_blocking=True) if logits.is_cuda else made.to(logits.device)
 
 
-def _require_known(wanted: list[list[int]], count: int) -> None:
-    for category in {category for row in wanted for category in row}:
-        if not 0 <= category < count:
-            raise UsageError(f"category {category} is outside 0..{count - 1}")
-
-
 def _one(rows: Tensor | Sequence[Any], image: int, target: Target) -> Tensor:
     if isinstance(target, int):
-        logits = _logits(rows)
-        _require_known([[target]], logits.shape[1])
+        logits = as_logits(rows)
+        require_known([[target]], logits.shape[1])
         return logits[image, target]
     value = target(rows[image])
     if not isinstance(value, Tensor) or value.numel() != 1:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from inspect import Parameter, signature
 from types import MappingProxyType
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Protocol, TypeVar, get_args, get_type_hints, runtime_checkable
 
-from camkit.errors import UsageError
+from camkit.errors import UsageError, closest
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,53 @@ def checked(method: str, name: str, value: Any, sources: Iterable[Callable[..., 
     if not kind.fits(made):
         raise UsageError(f"the option {name} of {method} takes {kind.words}, got {value!r}")
     return float(made) if isinstance(made, int) and float in (plain, *get_args(plain)) else made
+
+
+@runtime_checkable
+class HasOptions(Protocol):
+    """A method or a metric."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Values by name."""
+
+    def configured(self: Owner, **options: Any) -> Owner:
+        """The same with other options."""
+
+
+Owner = TypeVar("Owner", bound=HasOptions)
+
+
+def distributed(owners: Sequence[Owner], options: Mapping[str, Any], what: str) -> list[Owner]:
+    """Give each of several methods or metrics those of ``options`` that it has.
+
+    Args:
+        owners: the methods or metrics.
+        options: values by name.
+        what: they are, in the singular.
+
+    Raises:
+        UsageError: an option that none has, or a value that one of them does not take.
+    """
+    for name in options:
+        if not any(name in owner.options for owner in owners):
+            known = "; ".join(
+                f"{owner.name}: {', '.join(f'{each}={value!r}' for each, value in owner.options.items())}"
+                for owner in owners
+                if owner.options
+            )
+            everything = {each for owner in owners for each in owner.options}
+            raise UsageError(
+                f"no {what} has the option {name!r}{closest(name, everything)}; options of {known or 'them: none'}"
+            )
+    return [
+        owner.configured(**{name: value for name, value in options.items() if name in owner.options})
+        for owner in owners
+    ]
 
 
 def kind_of(name: str, sources: Iterable[Callable[..., Any]]) -> tuple[Any, Kind]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from camkit.errors import UsageError, closest
 from camkit.methods.needs import DefaultLayer, Need, Place
-from camkit.methods.options import checked, options_of
+from camkit.methods.options import checked, distributed, options_of
 from camkit.typing import InputGradients, SignedMaps
 
 
@@ -206,22 +206,7 @@ def configured(methods: Iterable[Method], options: Mapping[str, Any]) -> list[Me
     Raises:
         UsageError: an option that no method has, or a value that one of them does not take.
     """
-    given = list(methods)
-    for name in options:
-        if not any(name in method.options for method in given):
-            known = "; ".join(
-                f"{method.name}: {', '.join(f'{each}={value!r}' for each, value in method.options.items())}"
-                for method in given
-                if method.options
-            )
-            everything = {each for method in given for each in method.options}
-            raise UsageError(
-                f"no method has the option {name!r}{closest(name, everything)}; options of {known or 'them: none'}"
-            )
-    return [
-        method.configured(**{name: value for name, value in options.items() if name in method.options})
-        for method in given
-    ]
+    return distributed(list(methods), options, "method")
 
 
 def find_methods(methods: str | Method | Iterable[str | Method], options: Mapping[str, Any]) -> list[Method]:

@@ -1,17 +1,18 @@
 """How far to trust maps: faithfulness, localisation, robustness, randomisation, complexity.
 
 Metrics take maps, whoever made them, with the images that they explain, the network and the targets. :func:`measure`
-computes some of them for one set of maps; :data:`METRICS` lists them all.
+computes some of them for one method's maps, :func:`measure_methods` for several methods' together; :data:`METRICS`
+lists them all.
 """
 
 from __future__ import annotations
 
 from camkit.metrics import faithfulness
-from camkit.metrics.measuring import measure
+from camkit.metrics.measuring import measure, measure_methods
 from camkit.metrics.registry import FAMILIES, METRICS, Metric, find_metric
 from camkit.metrics.values import Values
 
 _MODULES = (faithfulness,)
 """Importing them registers their metrics."""
 
-__all__ = ["FAMILIES", "METRICS", "Metric", "Values", "find_metric", "measure"]
+__all__ = ["FAMILIES", "METRICS", "Metric", "Values", "find_metric", "measure", "measure_methods"]

@@ -104,10 +104,8 @@ def metric(
     """
 
     def register(function: Function) -> Function:
-        defaults = {option: value for source in (function, perturbations) for option, value in options_of(source).items()}
-        METRICS[name] = Metric(
-            name, function, perturbations, family, tuple(needs), better, formula, paper, defaults
-        )
+        defaults = {**options_of(function), **options_of(perturbations)}
+        METRICS[name] = Metric(name, function, perturbations, family, tuple(needs), better, formula, paper, defaults)
         return function
 
     return register

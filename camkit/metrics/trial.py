@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
 from camkit.metrics.perturbations import Perturbation
 
+Known = TypeVar("Known")
 Explainer = Callable[[Tensor, Tensor], Tensor]
 """From images (N, C, H, W) and targets (N,) to maps (N, H, W) of the same kind, at the images' size."""
 
@@ -35,7 +37,7 @@ class Trial:
         images: (N, C, H, W), normalised, on the network's device; None where no metric asks for them.
         targets: (N,), class indices.
         regions: (N, H, W) bool, where the object is; None where that is unknown.
-        explain: explains again; None where there is no way to.
+        explain: explains again; None where there is no way to. What it returns is float64 on the CPU.
         model: the network, which is left as it was; None where no metric asks for it.
         seed: of whatever is drawn.
         responses: what the network said, by perturbation; ``Perturbation``s that the metric asked for are there.
@@ -49,3 +51,16 @@ class Trial:
     model: nn.Module | None = None
     seed: int = 0
     responses: Mapping[Perturbation, Responses] = field(default_factory=dict)
+
+    @cached_property
+    def masked_again(self) -> Tensor:
+        """Maps (N, H, W), float64 on the CPU, of the images times their maps: what explains them says of the rest."""
+        images = known(self.images)
+        return known(self.explain)(images * self.maps.to(images)[:, None], known(self.targets))
+
+
+def known(value: Known | None) -> Known:
+    """A part of a trial that a metric's needs promise."""
+    if value is None:
+        raise TypeError("the metric reads what it doesn't say that it needs")
+    return value
