@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 from camkit.errors import PackageError, reason
 from camkit.models.frameworks import FRAMEWORKS, installed, packages_of
@@ -51,3 +52,20 @@ def require_torch() -> None:
         numpy = installed("numpy")
         remedy = "pip install numpy" if numpy is None else "pip install 'numpy<2', or a newer torch"
         raise PackageError(f"torch {number} can't use NumPy ({numpy or 'missing'}): {remedy}") from error
+
+
+def require(module: str, extra: str, why: str) -> Any:
+    """Import a package of one of camkit's extras.
+
+    Raises:
+        PackageError: It is missing or doesn't load; the message says what to install.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        name = error.name or module
+        raise PackageError(f"{why}, and {name} is missing: pip install 'camkit[{extra}]'") from error
+    except Exception as error:
+        raise PackageError(
+            f"{module} is installed but doesn't load ({reason(error)}): pip install -U {module}"
+        ) from error

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from camkit.datasets.requirements import require
 from camkit.errors import CamkitError, UsageError, reason
+from camkit.versions import require
 
 if TYPE_CHECKING:
     pass

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
-
-from camkit.errors import PackageError, reason
+from camkit.errors import PackageError
+from camkit.versions import require
 
 OLDEST_PYARROW = 15
 
@@ -22,20 +20,3 @@ def require_pyarrow() -> None:
         raise PackageError(
             f"data sets need pyarrow {OLDEST_PYARROW} or newer, this is {number}: pip install -U pyarrow"
         )
-
-
-def require(module: str, extra: str, why: str) -> Any:
-    """Import a package of one of camkit's extras.
-
-    Raises:
-        PackageError: It is missing or doesn't load; the message says what to install.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        name = error.name or module
-        raise PackageError(f"{why}, and {name} is missing: pip install 'camkit[{extra}]'") from error
-    except Exception as error:
-        raise PackageError(
-            f"{module} is installed but doesn't load ({reason(error)}): pip install -U {module}"
-        ) from error

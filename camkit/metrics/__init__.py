@@ -7,12 +7,12 @@ lists them all.
 
 from __future__ import annotations
 
-from camkit.metrics import faithfulness
+from camkit.metrics import faithfulness, road
 from camkit.metrics.measuring import measure, measure_methods
 from camkit.metrics.registry import FAMILIES, METRICS, Metric, find_metric
 from camkit.metrics.values import Values
 
-_MODULES = (faithfulness,)
+_MODULES = (faithfulness, road)
 """Importing them registers their metrics."""
 
 __all__ = ["FAMILIES", "METRICS", "Metric", "Values", "find_metric", "measure", "measure_methods"]

@@ -75,5 +75,10 @@ def generator_of(image: Tensor, seed: int) -> torch.Generator:
         image: (C, H, W).
         seed: any whole number from 0 on.
     """
-    content = zlib.crc32(image.detach().cpu().contiguous().float().numpy().tobytes())
-    return torch.Generator().manual_seed((seed * 2**32 + content) % 2**63)
+    content = image.detach().cpu().contiguous().float().numpy().tobytes()
+    return torch.Generator().manual_seed(seed_of(content, seed))
+
+
+def seed_of(content: bytes, seed: int) -> int:
+    """A seed of something's own, of 32 bits: all that torch's generator takes of a number on the CPU."""
+    return zlib.crc32(content, zlib.crc32(str(seed).encode()))
