@@ -145,6 +145,8 @@ def measure_methods(
         UsageError: see :func:`measure`; or methods whose maps differ in number.
     """
     wanted = _wanted(metrics, options)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise UsageError(f"seed is a whole number from 0 on; got {seed!r}")
     subject = None if model is None else read_model(model, probability, batch_size, progress)
     heats = _heats(maps)
     batch, count = next(iter(heats.values())).shape[:2]

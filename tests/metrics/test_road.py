@@ -18,7 +18,6 @@ MODEL, IMAGES, MAPS = network(), pictures(), heats()
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9, 0.999])
 @pytest.mark.parametrize("size", [(20, 17), (1, 30), (30, 1), (5, 5)])
 def test_imputation(size: tuple[int, int], share: float) -> None:
-    pytest.importorskip("scipy")
     draw = np.random.default_rng(0)
     image = draw.standard_normal((3, *size))
     missing = np.zeros(size, dtype=bool)
@@ -31,8 +30,9 @@ def test_imputation(size: tuple[int, int], share: float) -> None:
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_imputation_of_a_whole_picture_solves_scipy_s_system(share: float) -> None:
     """At 224 x 224, where everything far from the known pixels depends on the solver."""
-    sparse = pytest.importorskip("scipy.sparse")
-    solve = pytest.importorskip("scipy.sparse.linalg").spsolve
+    from scipy import sparse
+    from scipy.sparse.linalg import spsolve
+
     heat = torch.nn.functional.interpolate(
         torch.rand(1, 1, 7, 7, generator=torch.Generator().manual_seed(0)), (224, 224), mode="bilinear"
     )[0, 0].numpy()
@@ -40,12 +40,11 @@ def test_imputation_of_a_whole_picture_solves_scipy_s_system(share: float) -> No
     missing = heat > np.quantile(heat, 1 - share)
     system = linear_system(image, missing)
     lower = sparse.csc_matrix((-system.weights, (system.rows, system.columns)), shape=[len(system.diagonal)] * 2)
-    theirs = solve((lower + lower.T + sparse.diags(system.diagonal)).tocsc(), system.right)
+    theirs = spsolve((lower + lower.T + sparse.diags(system.diagonal)).tocsc(), system.right)
     np.testing.assert_allclose(impute(image, missing), theirs.T, atol=1e-9 * abs(image).max())
 
 
 def test_probabilities_by_share() -> None:
-    pytest.importorskip("scipy")
     found = measure(["ROAD MoRF", "ROAD LeRF", "ROADCombined"], MAPS, IMAGES, MODEL, TARGETS)
     curves = {"MoRF": True, "LeRF": False}
     expected = {
@@ -78,7 +77,6 @@ def test_probabilities_by_share() -> None:
 
 
 def test_the_noise_depends_on_the_seed_alone() -> None:
-    pytest.importorskip("scipy")
 
     def values(seed: int, *percentages: int) -> torch.Tensor:
         found = measure("ROAD MoRF", MAPS, IMAGES, MODEL, TARGETS, seed=seed, percentages=percentages, noise=0.5)
@@ -92,7 +90,6 @@ def test_the_noise_depends_on_the_seed_alone() -> None:
 
 def test_a_map_of_zeros_but_for_a_few_pixels_loses_as_many_pixels_as_asked() -> None:
     """Ties are broken by place, so that every share removes its share."""
-    pytest.importorskip("scipy")
     sparse = torch.zeros_like(MAPS)
     sparse[:, 4, 4:8] = torch.rand(4, dtype=torch.float64)
     curve = measure("ROAD LeRF", sparse, IMAGES, MODEL, TARGETS, noise=0)["ROAD LeRF"].curves["LeRF"]
