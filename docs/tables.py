@@ -11,7 +11,11 @@ from benchmarks.provenance import RESULTS
 from benchmarks.speed.files import load
 from benchmarks.speed.table import readme as speed_table
 from camkit.cli.methods import markdown as method_table
+from camkit.cli.methods import options_of
+from camkit.cli.table import markdown
 from camkit.methods import FAMILIES, METHODS, Method
+from camkit.metrics import FAMILIES as METRIC_FAMILIES
+from camkit.metrics import METRICS
 from docs.constructors import option_texts, sections_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +38,7 @@ def tables() -> dict[str, str]:
     return {
         "methods": method_table(),
         "method-sections": method_sections(),
+        "metrics": metric_table(),
         "coverage": coverage_table(_rows("coverage")),
         "digits": digits_table(digits),
         "digits-short": digits_table(digits, SHOWN_DIGITS),
@@ -61,6 +66,17 @@ def filled(text: str) -> str:
         text,
         flags=re.DOTALL,
     )
+
+
+def metric_table() -> str:
+    """The registry of metrics, family by family."""
+    ordered = sorted(METRICS.values(), key=lambda metric: METRIC_FAMILIES.index(metric.family))
+    rows = [
+        (each.name, each.family, each.formula, each.better, ", ".join(each.needs), options_of(each.options), each.paper)
+        for each in ordered
+    ]
+    headings = ("metric", "family", "value", "better", "needs", "options", "paper")
+    return markdown(headings, [(*row[:5], row[5] and f"`{row[5]}`", row[6]) for row in rows])
 
 
 def coverage_table(rows: list[dict[str, Any]]) -> str:

@@ -38,7 +38,7 @@ def _insertion(*, pixels_per_step: OptionalCount = None, baseline: Baseline = "b
 @metric(
     "Deletion",
     family="faithfulness",
-    paper="Petsiuk et al. 2018 (RISE), sec. 4.2",
+    paper="Petsiuk et al. 2018 (RISE)",
     formula="area under p while pixels go, the highest of M first",
     better="lower",
     needs=("scores",),
@@ -74,7 +74,7 @@ def deletion(
 @metric(
     "Insertion",
     family="faithfulness",
-    paper="Petsiuk et al. 2018 (RISE), sec. 4.2",
+    paper="Petsiuk et al. 2018 (RISE)",
     formula="area under p while pixels come, the highest of M first",
     better="higher",
     needs=("scores",),
@@ -111,7 +111,7 @@ def _masked() -> Sequence[Perturbation]:
 @metric(
     "Average drop",
     family="faithfulness",
-    paper="Chattopadhay et al. 2018, sec. 4.1",
+    paper="Chattopadhay et al. 2018 (Grad-CAM++)",
     formula="relu(p - p_M) / p",
     better="lower",
     needs=("scores", "unit"),
@@ -134,7 +134,7 @@ def average_drop(trial: Trial) -> Values:
 @metric(
     "Average gain",
     family="faithfulness",
-    paper="Zhang et al. 2024 (Opti-CAM), sec. 4.1",
+    paper="Zhang et al. 2024 (Opti-CAM)",
     formula="relu(p_M - p) / (1 - p)",
     better="higher",
     needs=("scores", "unit"),
@@ -160,7 +160,7 @@ def average_gain(trial: Trial) -> Values:
 @metric(
     "Increase in confidence",
     family="faithfulness",
-    paper="Chattopadhay et al. 2018, sec. 4.1",
+    paper="Chattopadhay et al. 2018 (Grad-CAM++)",
     formula="[p_M > p]",
     better="higher",
     needs=("scores", "unit"),
@@ -207,7 +207,7 @@ def confidence_change(trial: Trial) -> Values:
 @metric(
     "ADCC",
     family="faithfulness",
-    paper="Poppi et al. 2021, sec. 3",
+    paper="Poppi et al. 2021",
     formula="3 / (1 / coherency + 1 / (1 - complexity) + 1 / (1 - drop))",
     better="higher",
     needs=("scores", "explainer", "unit"),

@@ -116,7 +116,7 @@ def _values(trial: Trial, values: Tensor, curves: dict[str, Tensor], percentages
 @metric(
     "ROAD MoRF",
     family="faithfulness",
-    paper="Rong et al. 2022, sec. 4",
+    paper="Rong et al. 2022",
     formula="mean of p without the highest 10 to 90 % of M, filled in",
     better="lower",
     needs=("scores",),
@@ -149,7 +149,7 @@ def road_morf(trial: Trial, *, percentages: Percentages = EVERY_TENTH, noise: No
 @metric(
     "ROAD LeRF",
     family="faithfulness",
-    paper="Rong et al. 2022, sec. 4",
+    paper="Rong et al. 2022",
     formula="mean of p without the lowest 10 to 90 % of M, filled in",
     better="higher",
     needs=("scores",),

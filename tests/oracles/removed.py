@@ -79,8 +79,8 @@ def imputed(image: Image, missing: NDArray[Any]) -> Image:
                     right[i] += weight * image[:, y + dy, x + dx]
     made = image.copy()
     if pixels:
-        for pixel, values in zip(pixels, np.linalg.solve(matrix, right), strict=True):
-            made[(slice(None), *pixel)] = values
+        for (y, x), values in zip(pixels, np.linalg.solve(matrix, right), strict=True):
+            made[:, y, x] = values
     return made
 
 

@@ -189,10 +189,15 @@ def test_torchcam_scores_the_map_of_the_probability() -> None:
     shown = camkit.GradCAM(model, ["conv2"])(IMAGES, TARGETS)
     with GradCAM(model, "conv2") as theirs:
         fuse = theirs.fuse_cams
+
+        def kept(cams: list[Tensor]) -> Tensor:
+            asked.append(fuse(cams))
+            return asked[-1]
+
         watched = SimpleNamespace(
             model=model,
             _hooks_off=theirs._hooks_off,
-            fuse_cams=lambda cams: asked.append(fuse(cams)) or asked[-1],
+            fuse_cams=kept,
         )
         kind = type("Watched", (), {"__call__": lambda self, *given, **how: theirs(*given, **how)})
         watching = kind()
