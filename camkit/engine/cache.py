@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from threading import RLock
 from typing import Any, TypeVar
 
@@ -24,12 +25,14 @@ class ModelCache:
     Attributes:
         lock: one thread at a time runs the model.
         in_use: whether the model is borrowed, by the thread that holds the lock.
+        is_altered: whether the model has other parameters for a while: default layers stay those chosen before.
         changes: how often the model's modules were seen to have changed.
     """
 
     def __init__(self) -> None:
         self.lock = RLock()
         self.in_use = False
+        self.is_altered = False
         self.changes = 0
         self._facts: OrderedDict[Hashable, Any] = OrderedDict()
         self._modules: list[int] = []
@@ -58,6 +61,16 @@ class ModelCache:
         """The fact, found out with ``make`` where it isn't known."""
         found: Fact | None = self.find(key)
         return self.keep(key, make()) if found is None else found
+
+    @contextmanager
+    def altered(self) -> Iterator[None]:
+        """A context in which the model has other parameters for a while: what is found out in it is forgotten."""
+        facts, self._facts = self._facts, self._facts.copy()
+        was, self.is_altered = self.is_altered, True
+        try:
+            yield
+        finally:
+            self._facts, self.is_altered = facts, was
 
     def check(self, modules: Mapping[int, nn.Module]) -> None:
         """Forget everything if the model has other modules than before.

@@ -95,9 +95,12 @@ class TargetLayers:
         """Other default layers, where those remembered aren't live any more: other targets, weights, arguments.
 
         Returns:
-            None where the layers are not chosen by a rule, or the rule leads to the same ones.
+            None where the layers are not chosen by a rule, the rule leads to the same ones, or the network has other
+            parameters for a while.
         """
-        if self.names is not None or rule in self._frozen:
+        with self.network.borrowed() as cache:
+            is_altered = cache.is_altered
+        if self.names is not None or rule in self._frozen or is_altered:
             return None
         again = self._by_rule(rule, images, targets, anew=True)
         return again if [each.name for each in again] != [each.name for each in chosen] else None
