@@ -32,7 +32,8 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and no truth value."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) <= sys.float_info.max  # False for NaN
@@ -54,11 +55,11 @@ OptionalCount = Annotated[
 Seed = Annotated[
     int, Kind("a whole number from 0 to 2^63 - 1", lambda value: _is_integer(value) and 0 <= value < 2**63)
 ]
-Number = Annotated[float, Kind("a finite number", _is_number)]
-NotNegative = Annotated[float, Kind("a number from 0 on", lambda value: _is_number(value) and value >= 0)]
+Number = Annotated[float, Kind("a finite number", is_number)]
+NotNegative = Annotated[float, Kind("a number from 0 on", lambda value: is_number(value) and value >= 0)]
 OptionalPositive = Annotated[
     float | None,
-    Kind("a number above 0, or None", lambda value: value is None or (_is_number(value) and value > 0)),
+    Kind("a number above 0, or None", lambda value: value is None or (is_number(value) and value > 0)),
 ]
 Derivative = Annotated[int, Kind("1 or 2", lambda value: _is_integer(value) and value in (1, 2), (1, 2))]
 Ranks = Annotated[

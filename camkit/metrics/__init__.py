@@ -7,12 +7,23 @@ lists them all.
 
 from __future__ import annotations
 
-from camkit.metrics import faithfulness, road
+from camkit.metrics import complexity, faithfulness, localisation, randomisation, road, robustness, sampling
 from camkit.metrics.measuring import measure, measure_methods
+from camkit.metrics.mosaics import Mosaics, build_mosaics
 from camkit.metrics.registry import FAMILIES, METRICS, Metric, find_metric
 from camkit.metrics.values import Values
 
-_MODULES = (faithfulness, road)
+_MODULES = (faithfulness, road, sampling, localisation, robustness, randomisation, complexity)
 """Importing them registers their metrics."""
 
-__all__ = ["FAMILIES", "METRICS", "Metric", "Values", "find_metric", "measure", "measure_methods"]
+__all__ = [
+    "FAMILIES",
+    "METRICS",
+    "Metric",
+    "Mosaics",
+    "Values",
+    "build_mosaics",
+    "find_metric",
+    "measure",
+    "measure_methods",
+]
