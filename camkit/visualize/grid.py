@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from camkit.errors import UsageError
-from camkit.visualize.page import Page
+from camkit.visualize.page import GREY, Page
 from camkit.visualize.picture import Picture, as_picture, check_channel_order, in_order
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 GAP, BAND = 6, 28
 """Pixels between pictures, and of the bands at the top and the left that hold the labels."""
+NOTE = 16
+"""Height of a line below a picture."""
 
 
 def grid(
@@ -21,6 +23,7 @@ def grid(
     rows: Sequence[str],
     columns: Sequence[str],
     *,
+    notes: Sequence[Sequence[str]] = (),
     channel_order: str = "RGB",
 ) -> Picture:
     """Arrange pictures in labelled rows and columns.
@@ -30,6 +33,7 @@ def grid(
             where there is no picture.
         rows: A label per row, drawn upright at the left.
         columns: A label per column, drawn at the top.
+        notes: Rows of small lines, one below each picture.
         channel_order: ``"RGB"`` or ``"BGR"``: the order of the arrays given and of the picture returned.
 
     Returns:
@@ -46,17 +50,22 @@ def grid(
             f"a grid needs equal pictures and a label per row and column: got sizes {sorted(sizes)}, rows "
             f"{[len(row) for row in cells]}, {len(rows)} row and {len(columns)} column labels"
         )
+    if notes and [len(row) for row in notes] != [len(row) for row in cells]:
+        raise UsageError(f"a grid needs a note per picture: got {[len(row) for row in notes]} in rows")
     height, width = next(iter(sizes))
-    page = Page(BAND + len(rows) * (height + GAP), BAND + len(columns) * (width + GAP))
+    step = height + GAP + (NOTE if notes else 0)
+    page = Page(BAND + len(rows) * step, BAND + len(columns) * (width + GAP))
     for j, label in enumerate(columns):
         page.text(BAND + j * (width + GAP) + width / 2, BAND / 2, label, room=width)
     for i, label in enumerate(rows):
-        page.text(BAND / 2, BAND + i * (height + GAP) + height / 2, label, room=height, rotation=90)
+        page.text(BAND / 2, BAND + i * step + height / 2, label, room=height, rotation=90)
     for i, row in enumerate(cells):
         for j, cell in enumerate(row):
-            top, left = BAND + i * (height + GAP), BAND + j * (width + GAP)
+            top, left = BAND + i * step, BAND + j * (width + GAP)
             if isinstance(cell, str):
                 page.paragraph(top, left, height, width, cell)
             else:
                 page.picture(top, left, cell)
+            if notes:
+                page.text(left + width / 2, top + height + NOTE / 2, notes[i][j], room=width, size=8, color=GREY)
     return in_order(page.drawn(), channel_order)
