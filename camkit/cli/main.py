@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "explain a data set: maps and scores of many images, in Parquet files",
     "draw": "draw maps of a run, chosen and sorted, as files or contact sheets",
     "runs": "print what a run holds",
+    "sanity": "explain one image while the network is randomised from the output on",
     "layers": "list the layers that a map can be made of",
     "gallery": "draw every method of one image on one page",
     "demo": "explain a built-in picture with a trained network",

@@ -10,7 +10,7 @@ from PIL import Image
 
 from camkit.errors import UsageError
 from camkit.visualize.colours import concept_colour
-from camkit.visualize.grid import BAND, GAP, grid
+from camkit.visualize.grid import BAND, GAP, NOTE, grid
 from camkit.visualize.picture import Picture
 
 RANDOM = np.random.default_rng(0)
@@ -49,6 +49,19 @@ def test_text_stands_where_there_is_no_picture() -> None:
     assert 0 < (text < 128).any(2).mean() < 0.1
     swatch = (text == np.array(concept_colour(2))).all(2)
     assert 40 < swatch.sum() < 100
+
+
+def test_a_line_below_each_picture() -> None:
+    page = grid([[PICTURE, PICTURE]] * 2, ["a", "b"], ["c", "d"], notes=[["0.51", ""], ["", "0.83"]])
+    assert page.shape == (BAND + 2 * (HEIGHT + GAP + NOTE), BAND + 2 * (WIDTH + GAP), 3)
+    for i in range(2):
+        for j in range(2):
+            top, left = BAND + i * (HEIGHT + GAP + NOTE), BAND + j * (WIDTH + GAP)
+            np.testing.assert_array_equal(page[top : top + HEIGHT, left : left + WIDTH], PICTURE)
+            line = page[top + HEIGHT : top + HEIGHT + NOTE, left : left + WIDTH]
+            assert (line.min() < 128) == (i == j)
+    with pytest.raises(UsageError, match="a grid needs a note per picture: got .1, 2. in rows"):
+        grid([[PICTURE, PICTURE]] * 2, ["a", "b"], ["c", "d"], notes=[["x"], ["y", "z"]])
 
 
 def test_refuses() -> None:
