@@ -175,8 +175,8 @@ def _reset(name: str, layer: nn.Module, seed: int) -> dict[str, Tensor]:
     if key is None:
         return {}
     try:
-        twin = copy.deepcopy(layer).cpu()
-    except RuntimeError:  # weight normalisation of old keeps a tensor that is part of a graph
+        twin = _twin(layer)
+    except RuntimeError:  # parametrised layers can't be copied; theirs is a parameter of another module anyway
         return {}
     torch.default_generator.manual_seed(seed)
     try:
@@ -185,6 +185,28 @@ def _reset(name: str, layer: nn.Module, seed: int) -> dict[str, Tensor]:
     except Exception as error:
         raise CamkitError(f"{type(layer).__name__}.{key} of layer {name!r} fails: {reason(error)}") from error
     return {key: tensor.detach() for key, tensor in _own(twin)}
+
+
+def _twin(layer: nn.Module) -> nn.Module:
+    """A copy of a layer on the CPU that shares nothing with it that a reset writes to.
+
+    Not all the way down: layers may hold what can't be copied, such as locks.
+    """
+    twin = copy.copy(layer)
+    held = vars(twin)
+    for key, value in held.items():
+        if isinstance(value, Tensor):
+            held[key] = value.detach().cpu().clone()
+        elif isinstance(value, list | dict | set):
+            held[key] = copy.copy(value)
+    held["_modules"] = copy.deepcopy(layer._modules)
+    for kind in ("_parameters", "_buffers"):
+        for key, tensor in held[kind].items():
+            if tensor is not None:
+                made = tensor.detach().cpu().clone()
+                is_parameter = isinstance(tensor, nn.Parameter)
+                held[kind][key] = nn.Parameter(made, requires_grad=False) if is_parameter else made
+    return twin
 
 
 _RESETS = ("reset_parameters", "_reset_parameters")

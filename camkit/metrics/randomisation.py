@@ -83,8 +83,8 @@ def mprt(trial: Trial, *, groups: Count = 16) -> Values:
     ranks, so that normalising the maps changes nothing, and ``ties`` has the share of pixels with an equal. Maps that
     are the same everywhere correlate with nothing: 0.
 
-    The network is left bit for bit as it was. Name the CAM's target layers, or explain the trained network first, so
-    that the maps of random networks are of the same layers.
+    The network is left bit for bit as it was. A CAM's default layers stay those of the trained network; where its
+    ``output`` is a function they are chosen in every call, so name them.
 
     Paper: Adebayo et al. 2018, cascading randomisation; how parameters are drawn stands in
     :func:`camkit.metrics.cascade.randomising`.
@@ -175,6 +175,7 @@ def histogram_entropy(heat: Tensor) -> float:
 def _cascade(trial: Trial, groups: int) -> dict[str, Tensor]:
     """Maps (N, H, W) after each step."""
     images, targets, explain = known(trial.images), known(trial.targets), known(trial.explain)
+    explain(images[:1], targets[:1])  # a CAM chooses its layers by the trained network
     return explain_in_cascade(
         known(trial.model), images, lambda: explain(images, targets), groups=groups, seed=trial.seed
     )

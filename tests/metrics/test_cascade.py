@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import pytest
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 import camkit
 from camkit.engine.cache import cache_of
 from camkit.errors import CamkitError, UsageError
-from camkit.metrics.cascade import layer_groups, randomising
+from camkit.metrics.cascade import Group, layer_groups, randomising
 from tests.helpers.cases import Swapped
 from tests.helpers.networks import SmallCNN, SmallViT, seeded
 from tests.metrics.trials import pictures
 
 IMAGES = pictures(16, 16).float()
+OLD_WEIGHT_NORM: Any = getattr(nn.utils, "weight_norm", lambda layer: layer)
 
 
 class Scale(nn.Module):
@@ -45,6 +46,26 @@ class Partly(nn.Linear):
         return super().forward(tokens) + self.shift
 
 
+class Container(nn.Module):
+    """Has parameters, children that it resets too, notes that it takes, and something that can't be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+        self.shift = nn.Parameter(torch.ones(8))
+        self.lock, self.notes = Lock(), ["made"]
+        self.mean = torch.ones(3)
+
+    def reset_parameters(self) -> None:
+        self.inner.reset_parameters()
+        nn.init.uniform_(self.shift)
+        self.mean.zero_()
+        self.notes.append("reset")
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.inner(tokens) + self.shift
+
+
 class Odd(SmallViT):
     """What networks have besides layers with ``reset_parameters``: tied, scalar, complex, old and new weight norm."""
 
@@ -56,10 +77,15 @@ class Odd(SmallViT):
         self.tied.weight = self.partly.weight
         self.phase = nn.Parameter(torch.randn(8, dtype=torch.complex64))
         self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+        self.old = OLD_WEIGHT_NORM(nn.Linear(8, 8))
+        self.container = Container()
         self.register_buffer("table", torch.arange(5))
 
     def forward(self, images: Tensor) -> Tensor:
-        extra = self.normed(self.tied(self.partly(self.scale(torch.ones(8))))).sum() + self.phase.abs().sum()
+        extra = (
+            self.container(self.old(self.normed(self.tied(self.partly(self.scale(torch.ones(8))))))).sum()
+            + self.phase.abs().sum()
+        )
         return super().forward(images) * self.temperature + extra
 
 
@@ -214,6 +240,18 @@ def test_constant_parameters_are_drawn_near_their_value() -> None:
     assert not torch.equal(last["phase"], model.phase)
     assert not torch.equal(last["partly.shift"], torch.arange(8.0)), "which its own reset leaves as it was"
     assert not torch.equal(last["tokens"], torch.zeros(1, 1, 8))
+
+
+def test_a_reset_touches_nothing_but_parameters_and_buffers() -> None:
+    model = Odd()
+    inner = model.container.inner.weight.detach().clone()
+    with randomising(model) as randomised:
+        (group,) = (each for each in layer_groups(model, IMAGES) if each.name == "container")
+        randomised.randomise(Group("container", {"container": group.layers["container"]}))
+        assert not torch.equal(model.container.shift, torch.ones(8))
+        assert torch.equal(model.container.inner.weight, inner), "which has its own turn, and seed"
+    assert model.container.notes == ["made"]
+    assert torch.equal(model.container.mean, torch.ones(3))
 
 
 def test_groups_come_from_the_output_in_the_order_of_execution() -> None:

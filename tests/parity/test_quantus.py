@@ -107,19 +107,16 @@ def test_irof_refuses_maps_of_one_channel(case: Case) -> None:
 
 @pytest.mark.skipif(hasattr(np, "trapz"), reason="NumPy before 2.4")
 def test_areas_need_a_function_that_numpy_lost(case: Case) -> None:
-    from quantus.helpers.utils import calculate_auc
-
     with pytest.raises(AttributeError, match="has no attribute 'trapz'"):
-        calculate_auc(np.arange(3.0))
+        quantus.helpers.utils.calculate_auc(np.arange(3.0))
 
 
 def test_layers_of_one_shape_get_the_same_random_weights() -> None:
     """Quantus seeds each layer alike, and leaves parameters outside of layers as they are."""
-    from quantus.helpers.model.pytorch_model import PyTorchModel
-
-    model: SmallViT = seeded(SmallViT())
+    wrapper = quantus.helpers.model.pytorch_model.PyTorchModel
+    model: Any = seeded(SmallViT())
     images = pictures(16, 16).float()
-    (*_, (_, theirs)) = PyTorchModel(model, softmax=False, device="cpu").get_random_layer_generator("top_down", 42)
+    (*_, (_, theirs)) = wrapper(model, softmax=False, device="cpu").get_random_layer_generator("top_down", 42)
     assert torch.equal(theirs.layers[0].mlp[0].weight, theirs.layers[1].mlp[0].weight)
     unchanged = {"tokens", "position", "layers.0.attention.in_proj_weight", "layers.1.attention.in_proj_weight"}
     before = dict(model.named_parameters())
