@@ -23,6 +23,9 @@ NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eigh
 WIDE, CANVAS = (48, 96), 31
 """A size of canvases, and one with both digits easy to read, on the left and on the right."""
 
+SANE = ("GradCAM", "LayerCAM", "EigenCAM", "GuidedBackprop")
+"""Methods of the sanity check's picture."""
+
 
 def transformer() -> Picture:
     """Explain a canvas with two digits with all methods and the transformer of benchmarks/digits: a gallery, RGB."""
@@ -49,6 +52,22 @@ def transformer() -> Picture:
     return gallery.draw(classifier, prepared, methods, found, missing, columns=6)
 
 
+def sanity(image: str, png: Path, jpg: Path) -> None:
+    """Write the sanity check of the demo's network, at half the size.
+
+    Raises:
+        SystemExit: the command fails.
+    """
+    from camkit.cli import demo
+    from camkit.cli.main import main as camkit
+
+    network = map(str, demo.build_network(demo.cache_folder()))
+    if camkit(["sanity", image, *network, "--save-path", str(png), "--method", *SANE]):
+        raise SystemExit(1)
+    picture = Image.open(png)
+    picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS).save(jpg, quality=85)
+
+
 def pictures() -> None:
     """Write docs/*.jpg and docs/speed.png.
 
@@ -67,6 +86,7 @@ def pictures() -> None:
             raise SystemExit(1)
         for picture in made:
             Image.open(picture).save(docs / f"{picture.stem}.jpg", quality=85)
+        sanity(f"{folder}/input.png", Path(folder) / "sanity.png", docs / "sanity.jpg")
     Image.fromarray(transformer()).save(docs / "transformer.jpg", quality=85)
     bars(load()["speed"]["rows"], CHART)
     digits.draw(docs / "digits.jpg")
