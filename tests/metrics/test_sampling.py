@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from camkit.errors import UsageError
-from camkit.metrics import METRICS
+from camkit.metrics import METRICS, measure_methods
 from camkit.metrics.perturbations import generator_of
 from camkit.metrics.sampling import Noise, RemovedCells, RemovedPixels
 from tests.metrics.trials import TARGETS, network, pictures, score, values
@@ -201,3 +201,17 @@ def test_perturbations_are_shared_and_leave_the_image_alone() -> None:
         again = [each.clone() for each in asked.images(image.float(), torch.empty(0), generator_of(image, 0))]
         for a, b in zip(made, again, strict=True):
             assert_close(b, a.float())
+
+
+def test_changes_run_once_for_all_methods_and_metrics_that_ask_for_them() -> None:
+    model, images = network(), pictures()
+    maps = {"one": maps_of(images), "other": maps_of(images, 4)}
+    seen: list[int] = []
+    names = ["MuFidelity", "Infidelity", "Normalised infidelity"]
+    with model.register_forward_hook(lambda module, args, output: seen.append(len(output))):
+        found = measure_methods(names, maps, images, model, TARGETS.tolist(), num_subsets=20, batch_size=7)
+    assert sum(seen) == 2 * (1 + 20 + 10)
+    for name, heats in maps.items():
+        for metric in names:
+            options = {"num_subsets": 20} if metric == "MuFidelity" else {}
+            assert_close(found[name][metric].values, values(metric, heats, images, model, **options).values)
