@@ -91,10 +91,12 @@ def randomising(model: nn.Module, seed: int = 0) -> Iterator[Randomised]:
         UsageError: parameters made under inference mode.
 
     Example:
+        >>> from camkit.metrics.cascade import layer_groups, randomising
+        >>> cam = camkit.EigenCAM(model, ["features"])
         >>> with randomising(model, seed=1) as randomised:
         ...     for group in layer_groups(model, images):
         ...         randomised.randomise(group)
-        ...         maps = cam(images, targets)
+        ...         maps = cam.explain(images).maps
     """
     network = Network(model)
     with network.borrowed() as cache, cache.altered():

@@ -37,7 +37,7 @@ def sparseness(trial: Trial) -> Values:
         trial: maps.
 
     Example:
-        >>> found = measure("Sparseness", maps)
+        >>> found = camkit.metrics.measure("Sparseness", maps)
         >>> found["Sparseness"].values.shape
         torch.Size([2])
     """
@@ -69,7 +69,7 @@ def complexity(trial: Trial) -> Values:
         trial: maps.
 
     Example:
-        >>> found = measure("Complexity", maps)
+        >>> found = camkit.metrics.measure("Complexity", maps)
         >>> found["Complexity"].values.shape
         torch.Size([2])
     """

@@ -39,7 +39,7 @@ def pointing_game(trial: Trial, *, tolerance: NotNegative = 0.0) -> Values:
         tolerance: in pixels.
 
     Example:
-        >>> found = measure("Pointing game", maps, regions=regions, tolerance=15)
+        >>> found = camkit.metrics.measure("Pointing game", maps, regions=regions, tolerance=15)
         >>> found["Pointing game"].values.shape
         torch.Size([2])
     """
@@ -77,7 +77,7 @@ def energy_pointing_game(trial: Trial) -> Values:
         trial: maps in [0, 1] and regions.
 
     Example:
-        >>> found = measure("Energy pointing game", maps, regions=regions)
+        >>> found = camkit.metrics.measure("Energy pointing game", maps, regions=regions)
         >>> found["Energy pointing game"].values.shape
         torch.Size([2])
     """
@@ -107,7 +107,7 @@ def gridpg(trial: Trial) -> Values:
         trial: maps, which may be signed, and cells as regions.
 
     Example:
-        >>> found = measure("GridPG", maps, regions=regions)
+        >>> found = camkit.metrics.measure("GridPG", maps, regions=regions)
         >>> found["GridPG"].values.shape
         torch.Size([2])
     """

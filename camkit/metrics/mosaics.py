@@ -64,10 +64,12 @@ def build_mosaics(
 
     Example:
         >>> probabilities = model(images).softmax(1)
-        >>> mosaics = build_mosaics(images, probabilities, min_confidence=0)
+        >>> mosaics = camkit.metrics.build_mosaics(images, probabilities, min_confidence=0)
         >>> cam = camkit.GradCAM(model, ["features"])
         >>> maps = cam(mosaics.images, mosaics.targets.tolist())
-        >>> found = measure("GridPG", maps, regions=mosaics.regions)
+        >>> found = camkit.metrics.measure("GridPG", maps, regions=mosaics.regions)
+        >>> found["GridPG"].values.shape == (4 * len(mosaics.images),)
+        True
     """
     _check(images, probabilities, n, count, min_confidence)
     sure, classes = (each.cpu() for each in probabilities.max(1))

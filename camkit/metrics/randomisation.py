@@ -91,14 +91,15 @@ def mprt(trial: Trial, *, groups: Count = 16) -> Values:
 
     Args:
         trial: maps, images, the network, and a way to explain it again that makes the same maps.
-        groups: how many groups of layers there are at most; each costs an explanation.
+        groups: how many groups of layers there are at most; each costs an explanation,
+            and the trained network one more.
 
     Raises:
         UsageError: quantised weights, or none at all; an explainer that makes maps of another size.
 
     Example:
         >>> cam = camkit.GradCAM(model, ["features"])
-        >>> found = measure("MPRT", cam(images, 3), images, model, targets=3, explain=cam)
+        >>> found = camkit.metrics.measure("MPRT", cam(images, 3), images, cam, targets=3)
         >>> found["MPRT"].curves["correlation"].shape[0]
         2
     """
@@ -133,7 +134,7 @@ def efficient_mprt(trial: Trial) -> Values:
 
     Example:
         >>> cam = camkit.GradCAM(model, ["features"])
-        >>> found = measure("Efficient MPRT", cam(images, 3), images, model, targets=3, explain=cam)
+        >>> found = camkit.metrics.measure("Efficient MPRT", cam(images, 3), images, cam, targets=3)
         >>> found["Efficient MPRT"].values.shape
         torch.Size([2])
     """
@@ -175,7 +176,7 @@ def histogram_entropy(heat: Tensor) -> float:
 def _cascade(trial: Trial, groups: int) -> dict[str, Tensor]:
     """Maps (N, H, W) after each step."""
     images, targets, explain = known(trial.images), known(trial.targets), known(trial.explain)
-    explain(images[:1], targets[:1])  # a CAM chooses its layers by the trained network
+    explain(images, targets)  # a CAM chooses its default layers by the trained network
     return explain_in_cascade(
         known(trial.model), images, lambda: explain(images, targets), groups=groups, seed=trial.seed
     )

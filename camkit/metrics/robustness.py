@@ -39,7 +39,7 @@ def max_sensitivity(trial: Trial, *, num_samples: Count = 10, radius: NotNegativ
 
     Example:
         >>> cam = camkit.GradCAM(model, ["features"])
-        >>> found = measure("Max-sensitivity", cam(images, 3), images, model, targets=3, explain=cam, num_samples=3)
+        >>> found = camkit.metrics.measure("Max-sensitivity", cam(images, 3), images, cam, targets=3, num_samples=3)
         >>> found["Max-sensitivity"].curves["distance"].shape
         torch.Size([2, 3])
     """

@@ -174,7 +174,7 @@ def infidelity(trial: Trial, *, num_samples: Count = 10, std: NotNegative = 0.2)
         std: standard deviation of the noise, in units of the normalised image.
 
     Example:
-        >>> found = measure("Infidelity", maps, images, model, targets=3)
+        >>> found = camkit.metrics.measure("Infidelity", maps, images, model, targets=3)
         >>> found["Infidelity"].values.shape
         torch.Size([2])
     """
@@ -207,7 +207,7 @@ def normalised_infidelity(trial: Trial, *, num_samples: Count = 10, std: NotNega
         std: standard deviation of the noise, in units of the normalised image.
 
     Example:
-        >>> found = measure("Normalised infidelity", maps, images, model, targets=3, num_samples=20)
+        >>> found = camkit.metrics.measure("Normalised infidelity", maps, images, model, targets=3, num_samples=20)
         >>> found["Normalised infidelity"].values.shape
         torch.Size([2])
     """
@@ -246,7 +246,7 @@ def mufidelity(trial: Trial, *, num_subsets: Count = 200, grid: Count = 9, share
         share: of the cells that are removed, above 0 and below 1.
 
     Example:
-        >>> found = measure("MuFidelity", maps, images, model, targets=3, num_subsets=50)
+        >>> found = camkit.metrics.measure("MuFidelity", maps, images, model, targets=3, num_subsets=50)
         >>> found["MuFidelity"].values.abs().max() <= 1
         tensor(True)
     """
@@ -290,7 +290,7 @@ def sensitivity_n(trial: Trial, *, num_subsets: Count = 100, shares: Shares = (0
         shares: of the pixels that are removed, above 0 and below 1.
 
     Example:
-        >>> found = measure("Sensitivity-n", maps, images, model, targets=3, num_subsets=20, shares=(0.1, 0.5))
+        >>> found = camkit.metrics.measure("Sensitivity-n", maps, images, model, 3, num_subsets=9, shares=(0.1, 0.5))
         >>> found["Sensitivity-n"].curves["correlation"].shape
         torch.Size([2, 2])
     """

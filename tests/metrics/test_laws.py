@@ -166,7 +166,8 @@ def test_signed_maps_are_taken_or_refused(metric: Metric) -> None:
 def test_rescaling_that_keeps_the_order_changes_nothing(name: str, rescaled: Callable[[Tensor], Tensor]) -> None:
     found, expected = values(METRICS[name], rescaled(MAPS)), values(METRICS[name])
     same(found, expected)
-    assert expected.ties is None or (expected.ties > 0.3).all()
+    if name != "Pointing game":  # which ranks the maximum alone
+        assert expected.ties is None or (expected.ties > 0.3).all()
 
 
 class Patch(nn.Module):
