@@ -161,3 +161,20 @@ def test_bfloat16(method: str) -> None:
     assert maps.dtype == torch.float32
     correlation = torch.corrcoef(torch.stack([maps.cpu().flatten(), exact.flatten()]))[0, 1]
     assert correlation > 0.98
+
+
+def test_random_networks_and_metrics_are_the_cpus() -> None:
+    from camkit.metrics import METRICS, measure
+
+    def found(device: str) -> dict[str, Any]:
+        model, images = seeded(SmallCNN(), 11).to(device), IMAGES.double().to(device)
+        cam = CAM(model.double(), "EigenCAM", "norm2")
+        before = [each.clone() for each in model.state_dict().values()]
+        regions = torch.ones(2, 16, 16, dtype=torch.bool)
+        made = measure(list(METRICS), cam(images), images, cam, [2, 0], regions=regions, seed=3)
+        assert all(map(torch.equal, model.state_dict().values(), before))
+        return made
+
+    on_cuda = found("cuda")
+    for name, on_cpu in found("cpu").items():
+        assert_close(on_cuda[name].values, on_cpu.values, rtol=1e-3, atol=1e-3)

@@ -236,7 +236,7 @@ def _drawn(name: str, tensor: Tensor, seed: int) -> Tensor:
         std = float(values.std(correction=0))
     generator = torch.Generator().manual_seed(seed_of(name.encode(), seed))
     made = mean + std * torch.randn(values.shape, generator=generator, dtype=torch.float64)
-    return torch.view_as_complex(made) if tensor.is_complex() else made
+    return (torch.view_as_complex(made) if tensor.is_complex() else made).to(tensor.dtype)
 
 
 def _own(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:

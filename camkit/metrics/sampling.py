@@ -311,7 +311,7 @@ def _said_and_done(trial: Trial, noise: Noise) -> tuple[Tensor, Tensor]:
     """What the map says of each change, and what it does to the score, (N, S) each."""
     said = [
         [
-            float((change.double().cpu() * heat).sum())
+            float((change.cpu().double() * heat).sum())
             for change in noise.changes(image, generator_of(image, trial.seed))
         ]
         for image, heat in zip(_images(trial), trial.maps, strict=True)
