@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from camkit.errors import UsageError
 from camkit.metrics import METRICS, measure_methods
 from camkit.metrics.perturbations import generator_of
-from camkit.metrics.sampling import Noise, RemovedCells, RemovedPixels
+from camkit.metrics.random_changes import Noise, RemovedCells, RemovedPixels
 from tests.metrics.trials import TARGETS, network, pictures, score, values
 from tests.oracles import trusted
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from camkit.metrics.perturbations import generator_of
-from camkit.metrics.sampling import Noise, RemovedCells
+from camkit.metrics.random_changes import Noise, RemovedCells
 from tests.metrics.trials import TARGETS, explainer, network, pictures, values
 
 pytestmark = pytest.mark.peers
