@@ -19,7 +19,7 @@ EPSILON = 1e-7
 @metric(
     "Sparseness",
     family="complexity",
-    paper="Chalasani et al. 2020, sec. 4",
+    paper="Chalasani et al. 2020, Gini index",
     formula="Gini index of |M|",
     better="higher",
 )
@@ -31,7 +31,7 @@ def sparseness(trial: Trial) -> Values:
     Higher is sparser, in [0, 1 - 1/n]: 0 where all pixels are the same, the highest where a single one isn't 0. It says
     nothing of whether the pixels are the right ones.
 
-    Paper: Chalasani et al. 2020, sec. 4; Hurley and Rickard 2009 for the index.
+    Paper: Chalasani et al. 2020, Gini index; Hurley and Rickard 2009 for the index.
 
     Args:
         trial: maps.

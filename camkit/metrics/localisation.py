@@ -18,7 +18,7 @@ NOTHING = 1e-7
 @metric(
     "Pointing game",
     family="localisation",
-    paper="Zhang et al. 2018, sec. 4.1",
+    paper="Zhang et al. 2018, excitation backprop's pointing game",
     formula="1 where the maximum of M lies in the region, else 0",
     better="higher",
     needs=("region",),
@@ -32,7 +32,7 @@ def pointing_game(trial: Trial, *, tolerance: NotNegative = 0.0) -> Values:
     pixels the first counts, row by row, as in a map that is the same everywhere; ``ties`` has the share of pixels that
     are maximal where there are several.
 
-    Paper: Zhang et al. 2018, sec. 4.1, with a tolerance of 15 pixels there.
+    Paper: Zhang et al. 2018, excitation backprop's pointing game, with a tolerance of 15 pixels there.
 
     Args:
         trial: maps and regions.
@@ -58,7 +58,7 @@ def pointing_game(trial: Trial, *, tolerance: NotNegative = 0.0) -> Values:
 @metric(
     "Energy pointing game",
     family="localisation",
-    paper="Wang et al. 2020, Score-CAM, sec. 4.3",
+    paper="Wang et al. 2020, Score-CAM's localisation",
     formula="sum of M in the region / sum of M",
     better="higher",
     needs=("region", "unit"),
@@ -71,7 +71,7 @@ def energy_pointing_game(trial: Trial) -> Values:
     in [0, 1]; the mean for random maps, and the value of a map that is the same everywhere, is the region's share of
     the image. A map that is zero everywhere lies nowhere: 0.
 
-    Paper: Wang et al. 2020, Score-CAM, sec. 4.3.
+    Paper: Wang et al. 2020, Score-CAM's localisation.
 
     Args:
         trial: maps in [0, 1] and regions.
@@ -87,7 +87,7 @@ def energy_pointing_game(trial: Trial) -> Values:
 @metric(
     "GridPG",
     family="localisation",
-    paper="Rao et al. 2022, eq. 1",
+    paper="Rao et al. 2022, localisation score of GridPG",
     formula="sum of relu(M) in the class's cell of a mosaic / sum of relu(M)",
     better="higher",
     needs=("region",),
@@ -101,7 +101,7 @@ def gridpg(trial: Trial) -> Values:
     (:func:`camkit.metrics.build_mosaics`), each of which is explained for the class of each cell. In [0, 1]; a
     random map, and one that is the same everywhere, gets 1/n^2.
 
-    Paper: Rao et al. 2022, eq. 1; maps of another size are resized bilinearly before.
+    Paper: Rao et al. 2022, localisation score of GridPG; maps of another size are resized bilinearly before.
 
     Args:
         trial: maps, which may be signed, and cells as regions.

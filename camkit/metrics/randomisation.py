@@ -109,7 +109,7 @@ def mprt(trial: Trial, *, groups: Count = 16) -> Values:
 @metric(
     "Efficient MPRT",
     family="randomisation",
-    paper="Hedström et al. 2024, eq. 5",
+    paper="Hedström et al. 2024, eMPRT",
     formula="(H(M of the random network) - H(M)) / H(M), H the entropy of a histogram",
     better="higher",
     needs=("scores", "explainer"),
@@ -124,7 +124,7 @@ def efficient_mprt(trial: Trial) -> Values:
 
     The network is left bit for bit as it was.
 
-    Paper: Hedström et al. 2024, eq. 5.
+    Paper: Hedström et al. 2024, eMPRT.
 
     Args:
         trial: maps, images, the network, and a way to explain it again that makes the same maps.

@@ -14,7 +14,7 @@ from camkit.metrics.values import Values
 @metric(
     "Max-sensitivity",
     family="robustness",
-    paper="Yeh et al. 2019, definition 3.1",
+    paper="Yeh et al. 2019, max-sensitivity",
     formula="max over d of |M(x + d) - M(x)| / |M(x)|",
     better="lower",
     needs=("scores", "explainer"),
@@ -27,7 +27,7 @@ def max_sensitivity(trial: Trial, *, num_samples: Count = 10, radius: NotNegativ
     at every pixel and channel, with the Euclidean norm over pixels, and 1 in place of a norm of 0. Lower is steadier,
     0 the best; a map that depends on nothing gets 0 too. The curve ``distance`` has all samples.
 
-    Paper: Yeh et al. 2019, definition 3.1, sampled as in Captum.
+    Paper: Yeh et al. 2019, max-sensitivity, sampled as in Captum.
 
     Args:
         trial: maps, images, and a way to explain again that makes the same maps.

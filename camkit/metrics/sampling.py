@@ -164,7 +164,7 @@ def mufidelity(trial: Trial, *, num_subsets: Count = 200, grid: Count = 9, share
 @metric(
     "Sensitivity-n",
     family="faithfulness",
-    paper="Ancona et al. 2018, definition 1",
+    paper="Ancona et al. 2018, sensitivity-n",
     formula="mean over n of Pearson over subsets of n pixels of (sum of M in it, f(x) - f(x without it))",
     better="higher",
     needs=("scores",),
@@ -179,7 +179,7 @@ def sensitivity_n(trial: Trial, *, num_subsets: Count = 100, shares: Shares = (0
     of the pixels, and 0 is the mean colour of normalised images. Higher is better, in [-1, 1]; a random map gets 0,
     and so does a map that is the same everywhere.
 
-    Paper: Ancona et al. 2018, definition 1; up to about 80 % of the pixels, 100 subsets each, as in its experiments.
+    Paper: Ancona et al. 2018, sensitivity-n; up to about 80 % of the pixels, 100 subsets each, as in its experiments.
 
     Args:
         trial: maps, images and the scores of changed images.
