@@ -1,0 +1,171 @@
+"""Compare methods by metrics, with controls beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from camkit.cam import CAM
+from camkit.errors import UsageError
+from camkit.explaining import explain as explain_images
+from camkit.explanation import Explanation
+from camkit.methods import Method, find_method
+from camkit.metrics.comparison import Comparison, Item
+from camkit.metrics.controls import CONTROLS, Control, make_controls
+from camkit.metrics.given import read_maps, read_targets
+from camkit.metrics.measuring import measure_methods
+from camkit.metrics.registry import Metric
+from camkit.metrics.trial import Explainer
+
+if TYPE_CHECKING:
+    from camkit.models.classifier import Classifier
+
+RANDOMCAM = "RandomCAM"
+"""The method that is a control, too."""
+
+
+def compare(
+    metrics: str | Metric | Sequence[str | Metric],
+    methods: Mapping[str, Any] | str | Method | Sequence[str | Method],
+    images: Tensor,
+    model: nn.Module | Classifier | None = None,
+    targets: Any = None,
+    target_layers: Any = None,
+    *,
+    regions: Any = None,
+    explain: Mapping[str, Explainer | CAM] | None = None,
+    controls: Sequence[str] = CONTROLS,
+    ids: Sequence[str] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Comparison:
+    """Measure several methods, and controls beside them.
+
+    Args:
+        metrics: names from :data:`camkit.metrics.METRICS`, in any case.
+        methods: a method's name to its maps, as :func:`camkit.metrics.measure` takes them (what
+            :func:`camkit.explain` returns is such a mapping); or names of methods, which explain the images here.
+        images: (B, C, H, W), normalised as the model takes them.
+        model: the network, or a :class:`camkit.models.classifier.Classifier`; None for metrics that need no scores.
+        targets: the classes that the maps explain; None for those of the explanations, else the predicted ones.
+        target_layers: where methods are named, see :func:`camkit.explain`.
+        regions: where the objects are, see :func:`camkit.metrics.measure`.
+        explain: method's name to a CAM, or to a function from images and targets to maps, for metrics that explain
+            again. Methods that are named explain again themselves, and so do controls.
+        controls: some of :data:`camkit.metrics.CONTROLS`, and ``RandomCAM`` where methods are named.
+        ids: (B,), the images' names; None numbers them.
+        seed: of whatever is drawn.
+        **settings: of :func:`camkit.metrics.measure`: ``probability``, ``resize``, ``batch_size``, ``progress``, and
+            metrics' options.
+
+    Raises:
+        UsageError: what :func:`camkit.metrics.measure` raises, no method, a method with the name of a control.
+
+    Example:
+        >>> found = compare("Sparseness", ["GradCAM", "LayerCAM"], images, model, target_layers=["features"])
+        >>> found.methods, found.controls
+        (['GradCAM', 'LayerCAM'], ('Random', 'Gaussian', 'Edges'))
+    """
+    again: dict[str, Explainer | CAM] = dict(explain or {})
+    given: dict[str, Any] = {}
+    if isinstance(methods, Mapping):
+        given |= methods
+        beside = check_controls([name for name in controls if name != RANDOMCAM or name in given], given)
+    else:
+        wanted = [find_method(name) for name in ([methods] if isinstance(methods, str | Method) else methods)]
+        beside = check_controls(controls, {each.name: None for each in wanted})
+        if RANDOMCAM in beside and RANDOMCAM not in [each.name for each in wanted]:
+            wanted.append(find_method(RANDOMCAM))
+        module = _module(model, wanted)
+        given |= explain_images(module, images, wanted, targets, target_layers)
+        for each in wanted:
+            layers = list(given[each.name].layers) if each.of_layers else target_layers
+            again.setdefault(each.name, CAM(module, each, layers))
+    if not given:
+        raise UsageError("there is no method to compare: give maps by the method's name, or names of methods")
+    made = make_controls(grid_of(given), seed)
+    count = read_maps(next(iter(given.values()))).shape[1]
+    targets = read_targets(_classes(given, targets), len(images), count)
+    if again:
+        again |= {name: explainer_of(made[name]) for name in beside if name in made}
+    given |= {name: control_maps(made[name], images, count) for name in beside if name in made}
+    measured = measure_methods(
+        metrics, given, images, model, targets, regions=regions, explain=again or None, seed=seed, **settings
+    )
+    names = list(ids) if ids is not None else [str(number) for number in range(len(images))]
+    if len(names) != len(images):
+        raise UsageError(f"{len(images)} images have {len(names)} ids: give one for each")
+    items = items_of(names, targets, count)
+    return Comparison(by_metric(measured), dict.fromkeys(next(iter(measured.values())), items), beside, seed)
+
+
+def check_controls(controls: Sequence[str], methods: Mapping[str, Any]) -> tuple[str, ...]:
+    """The controls' names, which no method has.
+
+    Raises:
+        UsageError: no such control, or a method of that name.
+    """
+    known = (RANDOMCAM, *CONTROLS)
+    for name in controls:
+        if name not in known:
+            raise UsageError(f"no control {name!r}; there are: {', '.join(known)}")
+        if name in methods and name != RANDOMCAM:
+            raise UsageError(
+                f"{name!r} is the name of a control: give the method another one, or leave the control out"
+            )
+    return tuple(dict.fromkeys(controls))
+
+
+def grid_of(methods: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The layer's resolution, of the first explanation that is at a layer; None where there is none."""
+    for each in methods.values():
+        if isinstance(each, Explanation) and each.pixels is None:
+            return tuple(next(iter(each.raw.values())).shape[2:])
+    return None
+
+
+def control_maps(control: Control, images: Tensor, count: int) -> Tensor:
+    """A control's maps (B, T, H, W), the same for each of an image's T targets."""
+    maps = control(images)
+    return maps[:, None].expand(-1, count, -1, -1)
+
+
+def explainer_of(control: Control) -> Explainer:
+    """Explains other images with a control, which asks for no class."""
+
+    def explained(images: Tensor, targets: Tensor) -> Tensor:
+        return control(images)
+
+    return explained
+
+
+def by_metric(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Method to metric to values as metric to method to values."""
+    first = next(iter(measured.values()))
+    return {metric: {method: each[metric] for method, each in measured.items()} for metric in first}
+
+
+def items_of(names: Sequence[str], targets: Tensor | None, count: int) -> list[Item]:
+    """Whose values they are, an image's targets (B, T) side by side; -1 for classes that nobody asks for."""
+    classes = [-1] * (len(names) * count) if targets is None else targets.flatten().tolist()
+    return [Item(names[number // count], each) for number, each in enumerate(classes)]
+
+
+def _classes(methods: Mapping[str, Any], targets: Any) -> Any:
+    """The classes that maps explain: as given, those of the explanations, else those with the highest scores."""
+    found = [each for each in methods.values() if isinstance(each, Explanation)]
+    asked = [each.targets for each in found if each.depends_on_targets]
+    if targets is not None or asked:
+        return targets if targets is not None else asked[0]
+    scored = [each.logits for each in found if each.logits.ndim == 2 and each.logits.shape[1]]
+    return scored[0].argmax(1) if scored else None
+
+
+def _module(model: Any, methods: Sequence[Method]) -> nn.Module:
+    """The network that explains."""
+    if model is None:
+        raise UsageError(f"{', '.join(each.name for each in methods)} can't be computed without a model: pass model=")
+    module: nn.Module = model if isinstance(model, nn.Module) else model.model
+    return module
