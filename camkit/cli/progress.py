@@ -88,7 +88,7 @@ class RunProgress(_OnTerminal):
         elif time.monotonic() - self._said >= SILENCE:
             self._said = time.monotonic()
             left = f", {duration(seconds_left(now))} left" if now.new else ""
-            print(f"camkit: {now.done} of {now.total} images{_pace(now)}{left}", file=sys.stderr, flush=True)
+            print(f"camkit: {int(now.done)} of {now.total} images{_pace(now)}{left}", file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """Print a line, above the bar where there is one."""
@@ -119,7 +119,7 @@ class Rows(Protocol):
         """Images asked for."""
 
     @property
-    def done(self) -> int:
+    def done(self) -> float:
         """Rows there are."""
 
     @property
@@ -127,7 +127,7 @@ class Rows(Protocol):
         """How many of them are errors."""
 
     @property
-    def new(self) -> int:
+    def new(self) -> float:
         """Rows that were made now."""
 
     @property
@@ -137,7 +137,7 @@ class Rows(Protocol):
 
 def seconds_left(now: Rows) -> float:
     """How long the rest takes at this pace."""
-    return (now.total - now.done) * now.seconds / max(now.new, 1)
+    return (now.total - now.done) * now.seconds / max(now.new, 1e-6)
 
 
 def duration(seconds: float) -> str:

@@ -19,16 +19,16 @@ class Progress:
 
     Attributes:
         total: Images asked for.
-        done: Rows there are, those of earlier calls among them.
+        done: Rows there are, those of earlier calls among them; a part of one where it is known.
         failed: How many of them are errors.
         new: Rows that this call made.
         seconds: Since its first image.
     """
 
     total: int
-    done: int
+    done: float
     failed: int
-    new: int
+    new: float
     seconds: float
 
 

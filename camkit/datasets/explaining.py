@@ -163,12 +163,14 @@ class Explainer:
         found = joined(rows)
         return found.beside(self._together(inputs, labels, others)) if others else found
 
+    def compute(self, inputs: Tensor, targets: Targets, methods: Sequence[Method]) -> list[Explanation]:
+        """Explain classes of a batch with some of the methods; see :meth:`camkit.CAM.compute`."""
+        with self._precision():
+            return self._cam.compute(self._cam.network.prepare(inputs), targets, methods, layers=self._layers)
+
     def _together(self, inputs: Tensor, labels: Sequence[int | None], methods: Sequence[Method]) -> Found:
         """Explain a batch with some of the methods."""
-        targets = self._targets(inputs, labels)
-        with self._precision():
-            images = self._cam.network.prepare(inputs)
-            found = self._cam.compute(images, targets, methods, layers=self._layers)
+        found = self.compute(inputs, self._targets(inputs, labels), methods)
         maps = {
             f"{each.method}/{layer}": raw.float().cpu().numpy() for each in found for layer, raw in each.raw.items()
         }

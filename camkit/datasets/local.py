@@ -156,8 +156,8 @@ class Waiting:
         if key in self._groups:
             ready = _together(self._taken(key), ready)
         while len(ready.positions) >= self._batch_size:
-            yield _part(ready, slice(None, self._batch_size))
-            ready = _part(ready, slice(self._batch_size, None))
+            yield part(ready, slice(None, self._batch_size))
+            ready = part(ready, slice(self._batch_size, None))
         if ready.positions:
             self._groups[key] = ready
             self._images += len(ready.positions)
@@ -187,8 +187,9 @@ def _together(first: Ready, second: Ready) -> Ready:
     )
 
 
-def _part(ready: Ready, part: slice) -> Ready:
-    return Ready(ready.positions[part], ready.sizes[part], ready.seconds[part], ready.pixels[part])
+def part(ready: Ready, rows: slice) -> Ready:
+    """Some of the images."""
+    return Ready(ready.positions[rows], ready.sizes[rows], ready.seconds[rows], ready.pixels[rows])
 
 
 def gathered(

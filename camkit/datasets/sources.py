@@ -84,8 +84,13 @@ class Source:
         return from_text(self.paths[position].as_py())
 
 
-def find_source(data: str | Path, classifier: Classifier) -> Source:
+def find_source(data: str | Path, classifier: Classifier, *, one_image: bool = False) -> Source:
     """Read what DATA holds.
+
+    Args:
+        data: See :func:`forms`.
+        classifier: Whose config is meant by ``config:``.
+        one_image: Take a single image file, too.
 
     Raises:
         UsageError: There is no such thing, no image in it, or a list that can't be read.
@@ -106,6 +111,8 @@ def find_source(data: str | Path, classifier: Classifier) -> Source:
     if path.suffix.lower() in LIST_SUFFIXES:
         return _of_list(path.resolve())
     if path.suffix.lower() in IMAGE_SUFFIXES:
+        if one_image:
+            return _source(str(path.resolve()), [Item(path.name, str(path.resolve()))])
         raise UsageError(f"{text} is one image, which camkit vis-cam explains; DATA is {forms()}")
     raise UsageError(f"{text} is neither a folder nor a list; DATA is {forms()}")
 
