@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from camkit.visualize.overlay import Style
 
 
-def add_model(parser: Parser, *, checkpoint: str, config: str = "") -> None:
+def add_model(parser: Parser, *, checkpoint: str, config: str = "", seed: str = "of random weights") -> None:
     """Add CONFIG, CHECKPOINT and the flags that say how they are loaded.
 
     Args:
         parser: The command's.
         checkpoint: Help text of CHECKPOINT.
         config: What is taken in place of CONFIG where it may be left out; else CONFIG is required.
+        seed: What ``--seed`` is of.
     """
     forms = config_forms()
     if config:
@@ -49,7 +50,7 @@ def add_model(parser: Parser, *, checkpoint: str, config: str = "") -> None:
         action="store_true",
         help="take a checkpoint that lacks a part of what the scores depend on, with random weights for the rest",
     )
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of random weights; default: 0")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help=f"{seed}; default: 0")
     parser.add_argument(
         "--activation",
         choices=["softmax", "sigmoid"],
@@ -117,28 +118,34 @@ def add_methods(parser: Parser, *, default: str, chunk: str = "--batch-size") ->
         default: The help's text for no method named.
         chunk: What the number of perturbed images at a time is called.
     """
-    parser.rewrite = repeat_method_flag
+    spellings = [spelling for method in METHODS.values() for spelling in (method.name, method.identifier)]
+    add_repeated(parser, "--method", spellings)
     parser.add_argument(
         "--method",
         action="append",
         metavar="METHOD [METHOD ...]",
         help=f"one or more of {', '.join(METHODS)}, in any case; default: {default}",
     )
-    parser.add_argument(
-        "--method-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="options of the methods, such as num_samples=10; each goes to those that have it (camkit methods lists "
-        "them)",
-    )
+    add_options(parser, "method", "num_samples=10")
     parser.add_argument(
         chunk,
         type=positive_count,
         metavar="N",
         help="how many perturbed images go through the network at a time, for methods that need many; default: what "
         "the memory allows",
+    )
+
+
+def add_options(parser: Parser, whose: str, example: str) -> None:
+    """Add ``--method-options`` or ``--metric-options``."""
+    parser.add_argument(
+        f"--{whose}-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"options of the {whose}s, such as {example}; each goes to those that have it (camkit {whose}s lists "
+        "them)",
     )
 
 
@@ -204,31 +211,36 @@ def add_bands(parser: Parser) -> None:
     )
 
 
-def repeat_method_flag(words: Sequence[str]) -> Iterator[str]:
+def add_repeated(parser: Parser, flag: str, names: Sequence[str]) -> None:
+    """Let a flag that is given once for each value take several of ``names``, also in front of positional arguments."""
+    before = parser.rewrite
+    parser.rewrite = lambda words: repeat_flag(list(before(words)), flag, names)
+
+
+def repeat_flag(words: Sequence[str], flag: str, names: Sequence[str]) -> Iterator[str]:
     """Write ``--method A B`` as ``--method A --method B``.
 
     So ``--method`` takes several names and still may stand in front of the positional arguments.
     """
     taking = False
     for index, word in enumerate(words):
-        first = index > 0 and words[index - 1] == "--method"
-        taking = first or (taking and _looks_like_a_method(word))
+        first = index > 0 and words[index - 1] == flag
+        taking = first or (taking and _looks_like_one(word, names))
         if taking and not first:
-            yield "--method"
+            yield flag
         yield word
-        taking = taking or word.startswith("--method=")
+        taking = taking or word.startswith(f"{flag}=")
 
 
-def _looks_like_a_method(word: str) -> bool:
-    """Whether a word behind a method's name is another one, perhaps misspelt, and not a positional argument."""
-    names = [spelling for method in METHODS.values() for spelling in (method.name, method.identifier)]
+def _looks_like_one(word: str, names: Sequence[str]) -> bool:
+    """Whether a word behind a name is another one, perhaps misspelt, and not a positional argument."""
     if word.lower() in map(str.lower, names):
         return True
     return bool(closest(word, names)) and not word.startswith("-") and not Path(word).exists()
 
 
-def method_options(words: Sequence[str]) -> dict[str, Any]:
-    """Read ``--method-options``: values are Python literals, else strings.
+def method_options(words: Sequence[str], flag: str = "--method-options") -> dict[str, Any]:
+    """Read ``--method-options`` or another flag like it: values are Python literals, else strings.
 
     Raises:
         UsageError: A word that isn't NAME=VALUE, or an option named twice.
@@ -238,9 +250,9 @@ def method_options(words: Sequence[str]) -> dict[str, Any]:
         name, equals, text = word.partition("=")
         name = name.strip()
         if not equals or not name:
-            raise UsageError(f"--method-options takes NAME=VALUE, got {word!r}")
+            raise UsageError(f"{flag} takes NAME=VALUE, got {word!r}")
         if name in found:
-            raise UsageError(f"--method-options names one twice: {' '.join(words)}")
+            raise UsageError(f"{flag} names one twice: {' '.join(words)}")
         found[name] = _literal(text.strip())
     return found
 

@@ -21,10 +21,12 @@ COMMANDS = {
     "draw": "draw maps of a run, chosen and sorted, as files or contact sheets",
     "runs": "print what a run holds",
     "sanity": "explain one image while the network is randomised from the output on",
+    "evaluate": "measure how far to trust maps: metrics of methods, with controls beside them",
     "layers": "list the layers that a map can be made of",
     "gallery": "draw every method of one image on one page",
     "demo": "explain a built-in picture with a trained network",
     "methods": "list the methods there are",
+    "metrics": "list the metrics of maps there are",
     "env": "print versions, devices and frameworks, for a bug report",
 }
 

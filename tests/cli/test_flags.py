@@ -11,8 +11,11 @@ import pytest
 from camkit.cli import flags
 from camkit.cli.parser import Parser
 from camkit.errors import UsageError
+from camkit.methods import METHODS
 from camkit.models.classifier import Classifier
 from camkit.models.frameworks import find_framework
+
+NAMES = [spelling for each in METHODS.values() for spelling in (each.name, each.identifier)]
 
 
 @pytest.mark.parametrize(
@@ -28,14 +31,14 @@ from camkit.models.frameworks import find_framework
     ],
 )
 def test_several_methods_become_several_flags(given: str, expected: str) -> None:
-    assert list(flags.repeat_method_flag(given.split())) == expected.split()
+    assert list(flags.repeat_flag(given.split(), "--method", NAMES)) == expected.split()
 
 
 def test_a_file_is_no_misspelt_method(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gradcam_").touch()
     words = ["--method", "LayerCAM", "gradcam_"]
-    assert list(flags.repeat_method_flag(words)) == words
+    assert list(flags.repeat_flag(words, "--method", NAMES)) == words
 
 
 def test_positional_arguments_may_stand_anywhere() -> None:
