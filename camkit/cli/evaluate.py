@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from camkit.cli import flags, metrics, table
@@ -158,7 +160,7 @@ def main(options: argparse.Namespace) -> None:
         place.write(IN_RUN, found.comparison.to_json().encode())
         print(f"wrote: {place.name}/{IN_RUN}")
     if options.strict and found.failed:
-        raise CamkitError(f"{found.failed} images failed, and --strict was given")
+        raise CamkitError(f"{found.failed} of {found.failed + found.images} images failed, and --strict was given")
 
 
 def _open(options: argparse.Namespace) -> Run:
@@ -204,8 +206,9 @@ def _print(found: Evaluation) -> None:
             print(f"  {line}")
     for line in comparison.notes:
         print(f"left out: {line}")
-    print()
-    table.show(*rows(comparison))
+    for part in _fitting(comparison):
+        print()
+        table.show(*rows(comparison, part))
     print()
     for metric in comparison.metrics:
         count = comparison.summary(metric, comparison.methods[0]).count
@@ -215,22 +218,37 @@ def _print(found: Evaluation) -> None:
         print(line)
 
 
-def rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells: methods, then controls, by metrics; a star where it differs from random maps."""
-    headings = ["method", *(f"{name} {_arrow(name)}" for name in comparison.metrics)]
-    ranking = [name for name in comparison.metrics if _ties(comparison, name) is not None]
+def rows(comparison: Comparison, metrics: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells: methods, controls and the share of ties, by metrics."""
     made = []
     for method in [*comparison.methods, *comparison.controls]:
         label = f"{method} (control)" if method in comparison.controls else method
-        made.append([label, *(str(comparison.summary(metric, method)) for metric in comparison.metrics)])
-    if ranking:
-        shares = [_ties(comparison, metric) for metric in comparison.metrics]
+        made.append([label, *(str(comparison.summary(metric, method)) for metric in metrics)])
+    shares = [_ties(comparison, metric) for metric in metrics]
+    if any(share is not None for share in shares):
         made.append(["share of ties", *("" if share is None else f"{share:.2f}" for share in shares)])
-    return headings, made
+    return ["method", *map(_heading, metrics)], made
 
 
-def _arrow(metric: str) -> str:
-    return "(higher is better)" if METRICS[metric].better == "higher" else "(lower is better)"
+def _heading(metric: str) -> str:
+    return f"{metric} ({METRICS[metric].better} is better)"
+
+
+def _fitting(comparison: Comparison) -> Iterator[list[str]]:
+    """Metrics that stand side by side on the terminal; all of them elsewhere."""
+    room = get_terminal_size().columns if sys.stdout.isatty() else table.UNLIMITED
+    labels = max(len(name) for name in (*comparison.methods, *comparison.controls)) + len(" (control)")
+    part: list[str] = []
+    width = labels
+    for metric in comparison.metrics:
+        cells = [str(comparison.summary(metric, name)) for name in comparison.values[metric]]
+        wide = max(map(len, [_heading(metric), *cells])) + 3
+        if part and width + wide > room:
+            yield part
+            part, width = [], labels
+        part.append(metric)
+        width += wide
+    yield part
 
 
 def _ties(comparison: Comparison, metric: str) -> float | None:

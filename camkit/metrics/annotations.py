@@ -181,7 +181,7 @@ def _of_coco(path: Path) -> Annotations:
         if labels and category is not None and category not in labels:
             raise UsageError(f"{where} is of the category {category!r}, which isn't among its {len(labels)} categories")
         objects[names[image]].append(_coco_object(each, where, labels.get(category)))
-    notes = (f"{crowds} crowds of {path.name} are left out: they are no single objects",) if crowds else ()
+    notes = (f"{crowds} crowd{'s' * (crowds > 1)} of {path.name}: no single objects",) if crowds else ()
     return Annotations(str(path), objects, sizes, notes)
 
 

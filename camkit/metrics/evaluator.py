@@ -323,7 +323,9 @@ class Evaluator:
     def _report(self, images: int = 0, done: int = 0, total: int = 1) -> None:
         """Say how far it is; of some images that are being measured, how many of how many changed ones are through."""
         if self._progress is not None:
-            ready = self._done + images * done / max(total, 1)
+            # Explaining again, which comes after the changed images and says nothing of itself, may take as long.
+            part = 0.5 if any("explainer" in each.needs for each in self._plan.metrics) else 1.0
+            ready = self._done + part * images * done / max(total, 1)
             seconds = time.perf_counter() - self._started
             self._progress(Progress(self._total, ready + self._failed, self._failed, ready, seconds))
 

@@ -73,12 +73,12 @@ class Pool:
             UsageError: Too few classes that the network is sure of.
         """
         for count, why in (
-            (self._unsure, f"have no class of a probability of {self._least:g} or more"),
-            (self._other_sizes, "have another size than the first one"),
-            (self._too_many, f"are more than {OF_A_CLASS} of a class, or than {MOST}"),
+            (self._unsure, f"without a class of a probability of {self._least:g} or more"),
+            (self._other_sizes, "of another size than the first one"),
+            (self._too_many, f"beyond {OF_A_CLASS} of a class, or {MOST} in all"),
         ):
             if count:
-                say(f"{count} images are in no mosaic: they {why}")
+                say(f"left out of mosaics: {count} image{'s' * (count > 1)} {why}")
         if not self._kept:
             raise CamkitError(
                 f"no image has a class of a probability of {self._least:g} or more: take a lower --min-confidence"

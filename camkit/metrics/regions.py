@@ -76,7 +76,7 @@ class Regions:
         found = [*self.notes]
         for kind, names in self._without.items():
             listed = f"{', '.join(names[:NAMED])}{', ...' * (len(names) > NAMED)}"
-            found.append(f"{len(names)} images {kind}: {listed}")
+            found.append(f"{len(names)} image{'s' * (len(names) > 1)} {kind}: {listed}")
         return found
 
     def _found(self, image: str, target: int, size: Size, view: Box | None, input_size: Size) -> NDArray[np.bool_]:
@@ -92,7 +92,7 @@ class Regions:
         if told != size:
             raise NoRegionError("of another size than the file says")
         if view is None:
-            raise NoRegionError("where it can't be told what part of them the network saw")
+            raise NoRegionError("of which it can't be told what part the network saw")
         return seen_region(objects, size, view, input_size)
 
 
@@ -112,7 +112,7 @@ def read_regions(path: str | Path, ids: Sequence[str], find_category: Callable[[
     matched, others = match(annotations, ids)
     notes = [*annotations.notes]
     if others:
-        notes.append(f"{others} images of {annotations.name} are not in DATA")
+        notes.append(f"{others} image{'s' * (others > 1)} of {annotations.name}, not in DATA")
     labels = sorted({each.label for own in matched.values() for each in annotations.objects[own] if each.label})
     classes: dict[str, int] = {}
     for label in labels if find_category is not None else ():
@@ -165,7 +165,7 @@ def seen_region(objects: Sequence[Annotated], size: Size, view: Box, input_size:
     return region
 
 
-_EMPTY, _OUTSIDE = "whose boxes or masks are empty", "whose boxes lie outside them"
+_EMPTY, _OUTSIDE = "whose boxes or masks are empty", "whose boxes lie outside the image"
 _UNSEEN = "whose objects lie outside what the network sees"
 
 Positions = NDArray[np.float64]
@@ -253,7 +253,7 @@ def _read_mask(path: str, size: Size) -> NDArray[np.bool_]:
     except Exception as error:
         raise NoRegionError("whose masks can't be read") from error
     if pixels.shape[:2] != size:
-        raise NoRegionError("whose masks have another size than they")
+        raise NoRegionError("whose masks have another size than the image")
     if mode == "P":
         return np.asarray((pixels != 0) & (pixels != 255))
     if mode in ("LA", "RGBA"):

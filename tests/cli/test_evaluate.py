@@ -58,7 +58,7 @@ def test_broken_images_are_skipped_and_strict_makes_them_an_error(data: Path, ev
     assert "failed: 1\n  espresso/broken.png: the image " in call.out
     strict = evaluate(data, "cnn", "--metric", "Sparseness", "--strict")
     assert strict.code == 1
-    assert "camkit: error: 1 images failed, and --strict was given" in strict.err
+    assert "camkit: error: 1 of 8 images failed, and --strict was given" in strict.err
     (data / "espresso" / "broken.png").unlink()
     assert evaluate(data, "cnn", "--metric", "Sparseness", "--strict").code == 0
 
@@ -110,7 +110,7 @@ def test_boxes_are_read_and_what_is_left_out_is_said(data: Path, tmp_path: Path,
     boxes.write_text("path,left,top,right,bottom\nespresso/000.png,0,0,30,40\nespresso/001.png,90,0,95,9\n")
     call = evaluate(data, "cnn", "--boxes", boxes, "--metric", "Pointing game", "Sparseness")
     assert call.code == 0, call.err
-    assert "left out: 1 images whose boxes lie outside them: espresso/001.png\n" in call.out
+    assert "left out: 1 image whose boxes lie outside the image: espresso/001.png\n" in call.out
     assert "left out: 5 images without boxes or masks: " in call.out
     assert "\nPointing game: of 1 image, no interval of one\n" in call.out
     usual = evaluate(data, "cnn", "--boxes", boxes)

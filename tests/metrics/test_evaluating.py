@@ -107,7 +107,9 @@ def test_an_image_that_the_network_fails_on_costs_no_other(data: Path) -> None:
 
 def test_nothing_that_can_be_measured_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"")
-    with pytest.raises(CamkitError, match="none of the 1 images of .* can be measured: broken.png: .* is an empty file"):
+    with pytest.raises(
+        CamkitError, match="none of the 1 images of .*: broken.png: .* is an empty file"
+    ):
         evaluate(tmp_path)
 
 
@@ -167,7 +169,7 @@ def test_boxes_give_regions_and_images_without_are_left_out_of_those_metrics_alo
     comparison = evaluate(data, metrics=metrics, boxes=boxes).comparison
     assert len(comparison.items["Average drop"]) == 7
     assert [item.image for item in comparison.items["Energy pointing game"]] == ["espresso/000.png"]
-    assert any("1 images whose boxes lie outside them: espresso/001.png" in line for line in comparison.notes)
+    assert any("1 image whose boxes lie outside the image: espresso/001.png" in line for line in comparison.notes)
     assert any("5 images without boxes or masks" in line for line in comparison.notes)
     # The box is the left half of the image, and so of the network's input.
     maps = camkit.explain(classifier().model, classifier().prepare(data / "espresso" / "000.png").inputs, "GradCAM")
@@ -217,7 +219,7 @@ def test_mosaics_are_made_of_images_of_distinct_classes(tmp_path: Path) -> None:
     assert found.comparison.metrics == ["GridPG", "Pointing game"]
     assert found.images == 1
     assert sorted(found.comparison.items["GridPG"][0].image.split(" + ")) == ["b.png", "g.png", "r.png", "y.png"]
-    assert said == ["1 images are in no mosaic: they have no class of a probability of 0.5 or more"]
+    assert said == ["left out of mosaics: 1 image without a class of a probability of 0.5 or more"]
     # Each colour lights its own cell, and yellow those of red and green too, at their strength.
     grid = found.comparison.values["GridPG"]
     assert float(grid["GradCAM"].values.mean()) > 0.6

@@ -43,9 +43,7 @@ def coco(**changes: Any) -> dict[str, Any]:
 
 
 def voc(box: Sequence[float] = (11, 6, 30, 15), name: str = "cat") -> str:
-    corners = "".join(
-        f"<{tag}>{at}</{tag}>" for tag, at in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
-    )
+    corners = "".join(f"<{tag}>{at}</{tag}>" for tag, at in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
     size = "<size><width>60</width><height>40</height><depth>3</depth></size>"
     return f"<annotation>{size}<object><name>{name}</name><bndbox>{corners}</bndbox></object></annotation>"
 
@@ -112,8 +110,8 @@ def test_several_objects_are_one_region() -> None:
 @pytest.mark.parametrize(
     ("box", "message"),
     [
-        ((60, 0, 70, 10), "lie outside them"),
-        ((-9, -9, 0, 0), "lie outside them"),
+        ((60, 0, 70, 10), "lie outside the image"),
+        ((-9, -9, 0, 0), "lie outside the image"),
         ((10, 5, 10, 15), "are empty"),
         ((30, 5, 10, 15), "are empty"),
         ((0, 0, 5, 40), "outside what the network sees"),
@@ -140,11 +138,11 @@ def test_images_without_a_region_are_counted_by_reason_with_the_first_three_name
     assert [each is not None for each in found] == [False] * 5 + [True, False]
     assert regions.find("f.jpg", 0, SIZE, None, SIZE) is None
     assert regions.lines() == [
-        f"1 images of {file} are not in DATA",
-        "4 images whose boxes lie outside them: a.jpg, b.jpg, c.jpg, ...",
-        "1 images whose boxes or masks are empty: e.jpg",
-        "1 images without boxes or masks: g.jpg",
-        "1 images where it can't be told what part of them the network saw: f.jpg",
+        f"1 image of {file}, not in DATA",
+        "4 images whose boxes lie outside the image: a.jpg, b.jpg, c.jpg, ...",
+        "1 image whose boxes or masks are empty: e.jpg",
+        "1 image without boxes or masks: g.jpg",
+        "1 image of which it can't be told what part the network saw: f.jpg",
     ]
 
 
@@ -155,7 +153,7 @@ def test_objects_of_the_class_that_is_explained_count_alone(tmp_path: Path) -> N
     assert cat is not None
     assert int(cat.sum()) == 25
     assert regions.find("a.jpg", 1, SIZE, WHOLE, SIZE) is None
-    assert regions.lines() == ["1 images without an object of the class that is explained: a.jpg"]
+    assert regions.lines() == ["1 image without an object of the class that is explained: a.jpg"]
 
 
 def test_labels_that_are_no_classes_mean_nothing_and_that_is_said(tmp_path: Path) -> None:
@@ -168,14 +166,14 @@ def test_labels_that_are_no_classes_mean_nothing_and_that_is_said(tmp_path: Path
 def test_annotations_of_another_size_are_no_region(tmp_path: Path) -> None:
     regions = read_regions(write(tmp_path / "coco.json", coco()), ["a.jpg"])
     assert regions.find("a.jpg", 0, (80, 120), (0.0, 0.0, 120.0, 80.0), SIZE) is None
-    assert regions.lines()[-1] == "1 images of another size than the file says: a.jpg"
+    assert regions.lines()[-1] == "1 image of another size than the file says: a.jpg"
     write_mask(tmp_path / "masks" / "a.png", size=(41, 60))
     masks = read_regions(tmp_path / "masks", ["a.jpg"])
     assert masks.find("a.jpg", 0, SIZE, WHOLE, SIZE) is None
-    assert masks.lines() == ["1 images whose masks have another size than they: a.jpg"]
+    assert masks.lines() == ["1 image whose masks have another size than the image: a.jpg"]
     (tmp_path / "masks" / "a.png").write_bytes(b"no picture")
     assert masks.find("a.jpg", 0, SIZE, WHOLE, SIZE) is None
-    assert masks.lines()[-1] == "1 images whose masks can't be read: a.jpg"
+    assert masks.lines()[-1] == "1 image whose masks can't be read: a.jpg"
 
 
 def test_masks_may_have_colours_palettes_and_transparency(tmp_path: Path) -> None:
@@ -196,7 +194,7 @@ def test_masks_may_have_colours_palettes_and_transparency(tmp_path: Path) -> Non
 def test_crowds_are_left_out_and_counted(tmp_path: Path) -> None:
     crowd = {"id": 2, "image_id": 8, "iscrowd": 1, "segmentation": {"counts": [0], "size": [1, 1]}}
     found = read_annotations(write(tmp_path / "c.json", coco(annotations=[*coco()["annotations"], crowd])))
-    assert found.notes == ("1 crowds of c.json are left out: they are no single objects",)
+    assert found.notes == ("1 crowd of c.json: no single objects",)
     assert found.objects["b.jpg"] == []
 
 
