@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from camkit.cli import flags, metrics, table
 from camkit.cli.progress import RunProgress, duration
 from camkit.cli.report import write_files
-from camkit.datasets.places import Place, find_place
+from camkit.datasets.places import Folder, find_place
 from camkit.datasets.reading import Run, load
 from camkit.datasets.sources import forms
 from camkit.errors import CamkitError, UsageError
@@ -124,6 +125,8 @@ def main(options: argparse.Namespace) -> None:
     if options.json:
         check_writable(check_suffix(options.json, (".json",)))
     run = None if options.run is None else _open(options)
+    if run is not None and isinstance(place := find_place(run.path), Folder):
+        check_writable(place.path / IN_RUN)
     if run is None and (options.data is None or options.config is None):
         raise UsageError("name DATA and CONFIG, or a run with --run; camkit evaluate --help says more")
     with RunProgress() as progress:
@@ -156,9 +159,8 @@ def main(options: argparse.Namespace) -> None:
     _print(found)
     write_files(_files(found.comparison, options.json, options.plot))
     if run is not None:
-        place: Place = find_place(run.path)
-        place.write(IN_RUN, found.comparison.to_json().encode())
-        print(f"wrote: {place.name}/{IN_RUN}")
+        find_place(run.path).write(IN_RUN, found.comparison.to_json().encode())
+        print(f"wrote: {run.path}/{IN_RUN}")
     if options.strict and found.failed:
         raise CamkitError(f"{found.failed} of {found.failed + found.images} images failed, and --strict was given")
 

@@ -14,7 +14,7 @@ from camkit.explanation import Explanation
 from camkit.methods import Method, find_method
 from camkit.metrics.comparison import Comparison, Item
 from camkit.metrics.controls import CONTROLS, Control, make_controls
-from camkit.metrics.given import read_maps, read_targets
+from camkit.metrics.given import read_images, read_maps, read_targets
 from camkit.metrics.measuring import measure_methods
 from camkit.metrics.registry import Metric
 from camkit.metrics.trial import Explainer
@@ -68,6 +68,7 @@ def compare(
         >>> found.methods, found.controls
         (['GradCAM', 'LayerCAM'], ('Random', 'Gaussian', 'Edges'))
     """
+    read_images(images, None, len(images))
     again: dict[str, Explainer | CAM] = dict(explain or {})
     given: dict[str, Any] = {}
     if isinstance(methods, Mapping):

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from camkit.datasets.counting import Progress
+from camkit.datasets.manifest import NAME as MANIFEST
 from camkit.datasets.reading import Run
 from camkit.datasets.reading import load as load_run
 from camkit.datasets.running import find_classifier
 from camkit.datasets.settings import Settings, find_methods, find_target
 from camkit.datasets.sources import find_source, some
+from camkit.datasets.store import FOLDER as SHARDS
 from camkit.errors import UsageError
 from camkit.methods import Method, find_method
 from camkit.methods.options import distributed
@@ -130,6 +132,8 @@ def evaluate(
         return _of_run(rows, classifier, chosen, plan, progress, say)
     if data is None:
         raise UsageError("name an image, a folder or a list, or a run")
+    if all((Path(data) / name).exists() for name in (MANIFEST, SHARDS)):
+        raise UsageError(f"{data} is a run: measure its maps with --run {data}")
     layers = [target_layers] if isinstance(target_layers, str) else target_layers
     settings = Settings(
         methods=find_methods(chosen or ["GradCAM"], method_options or {}),

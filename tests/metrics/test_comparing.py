@@ -114,6 +114,7 @@ def test_the_plot_has_a_panel_for_each_metric() -> None:
         ({"methods": {"Edges": torch.zeros(3, 32, 32)}}, "'Edges' is the name of a control"),
         ({"model": None}, "can't be computed without a model"),
         ({"ids": ["a"]}, "3 images have 1 ids"),
+        ({"images": torch.zeros(3, 3, 32)}, "images must be normalised floats"),
         ({"methods": {"mine": torch.zeros(3, 16, 16)}}, "resize=True"),
     ],
 )

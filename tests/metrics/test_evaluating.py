@@ -107,9 +107,7 @@ def test_an_image_that_the_network_fails_on_costs_no_other(data: Path) -> None:
 
 def test_nothing_that_can_be_measured_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"")
-    with pytest.raises(
-        CamkitError, match="none of the 1 images of .*: broken.png: .* is an empty file"
-    ):
+    with pytest.raises(CamkitError, match="none of the 1 images of .*: broken.png: .* is an empty file"):
         evaluate(tmp_path)
 
 
@@ -176,6 +174,25 @@ def test_boxes_give_regions_and_images_without_are_left_out_of_those_metrics_alo
     heat = maps["GradCAM"].maps[0, 0].double()
     half = float(heat[:, :16].sum() / heat.sum())
     assert float(comparison.values["Energy pointing game"]["GradCAM"].values[0]) == pytest.approx(half)
+
+
+def test_of_several_targets_those_with_an_object_of_their_class_are_measured(data: Path, tmp_path: Path) -> None:
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("path,left,top,right,bottom,label\nespresso/000.png,0,0,30,40,cup\n")
+    found = evaluate(data, metrics="Pointing game", boxes=boxes, target=["cup", "tabby cat"]).comparison
+    assert found.items["Pointing game"] == [("espresso/000.png", 3)]
+    assert "7 images without an object" not in "".join(found.notes)
+
+
+def test_labels_are_explained_where_they_are_asked_for(data: Path) -> None:
+    items = evaluate(data, metrics="Average drop", target="label").comparison.items["Average drop"]
+    assert {(item.image.partition("/")[0], item.target) for item in items} == {("espresso", 2), ("tabby cat", 0)}
+
+
+def test_a_run_is_no_data_and_that_is_said(data: Path, tmp_path: Path) -> None:
+    run(data, classifier(), tmp_path / "run", workers=0)
+    with pytest.raises(UsageError, match="is a run: measure its maps with --run"):
+        evaluate(tmp_path / "run")
 
 
 def test_boxes_of_images_without_any_region_are_an_error(data: Path, tmp_path: Path) -> None:
