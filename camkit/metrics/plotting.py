@@ -46,8 +46,9 @@ def plot(comparison: Comparison) -> Picture:
     canvas = FigureCanvasAgg(figure)
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, (metric, curve) in zip(grid, panels, strict=False):
-        better = find_metric(metric).better
-        axes.set_title(f"{metric}{f': {curve}' if curve else ''} ({better} is better)", fontsize=9)
+        # What is better is said of the metric; of a curve that it is computed from the opposite may hold.
+        about = f": {curve}" if curve else f" ({find_metric(metric).better} is better)"
+        axes.set_title(f"{metric}{about}", fontsize=9)
         axes.tick_params(labelsize=8)
         (_draw_curve if curve else _draw_means)(axes, comparison, metric, curve)
     for axes in grid[len(panels) :]:
