@@ -11,11 +11,8 @@ from benchmarks.provenance import RESULTS
 from benchmarks.speed.files import load
 from benchmarks.speed.table import readme as speed_table
 from camkit.cli.methods import markdown as method_table
-from camkit.cli.methods import options_of
-from camkit.cli.table import markdown
+from camkit.cli.metrics import markdown as metric_table
 from camkit.methods import FAMILIES, METHODS, Method
-from camkit.metrics import FAMILIES as METRIC_FAMILIES
-from camkit.metrics import METRICS
 from docs.constructors import option_texts, sections_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,17 +63,6 @@ def filled(text: str) -> str:
         text,
         flags=re.DOTALL,
     )
-
-
-def metric_table() -> str:
-    """The registry of metrics, family by family."""
-    ordered = sorted(METRICS.values(), key=lambda metric: METRIC_FAMILIES.index(metric.family))
-    rows = [
-        (each.name, each.family, each.formula, each.better, ", ".join(each.needs), options_of(each.options), each.paper)
-        for each in ordered
-    ]
-    headings = ("metric", "family", "value", "better", "needs", "options", "paper")
-    return markdown(headings, [(*row[:5], row[5] and f"`{row[5]}`", row[6]) for row in rows])
 
 
 def coverage_table(rows: list[dict[str, Any]]) -> str:

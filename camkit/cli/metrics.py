@@ -7,7 +7,7 @@ import argparse
 from camkit.cli import table
 from camkit.cli.methods import options_of
 from camkit.cli.parser import Parser
-from camkit.metrics import METRICS
+from camkit.metrics import FAMILIES, METRICS, Metric
 
 HEADINGS = ("metric", "family", "needs", "better", "options", "paper")
 NEEDS = {
@@ -32,8 +32,13 @@ def main(options: argparse.Namespace) -> None:
         table.show(HEADINGS, rows())
 
 
+def by_family() -> list[Metric]:
+    """All metrics, family by family."""
+    return sorted(METRICS.values(), key=lambda metric: FAMILIES.index(metric.family))
+
+
 def rows() -> list[tuple[str, ...]]:
-    """One row of text per metric under ``HEADINGS``, in the order of registration."""
+    """One row of text per metric under ``HEADINGS``, family by family."""
     return [
         (
             each.name,
@@ -43,13 +48,13 @@ def rows() -> list[tuple[str, ...]]:
             options_of(each.options),
             each.paper,
         )
-        for each in METRICS.values()
+        for each in by_family()
     ]
 
 
 def markdown() -> str:
     """The table as Markdown, with each metric's formula; it stands in the docs."""
     made = []
-    for metric, (name, family, needs, better, options, paper) in zip(METRICS.values(), rows(), strict=True):
+    for metric, (name, family, needs, better, options, paper) in zip(by_family(), rows(), strict=True):
         made.append((name, family, metric.formula, needs, better, options and f"`{options}`", paper))
     return table.markdown((*HEADINGS[:2], "formula", *HEADINGS[2:]), made)

@@ -8,7 +8,6 @@ lists them all. :func:`compare` puts controls beside the methods, and says what 
 from __future__ import annotations
 
 from camkit.metrics import complexity, faithfulness, localisation, randomisation, road, robustness, sampling
-from camkit.metrics import faithfulness, road
 from camkit.metrics.comparing import compare
 from camkit.metrics.comparison import Comparison
 from camkit.metrics.controls import CONTROLS
@@ -22,22 +21,15 @@ _MODULES = (faithfulness, road, sampling, localisation, robustness, randomisatio
 """Importing them registers their metrics."""
 
 __all__ = [
-    "FAMILIES",
-    "METRICS",
-    "Metric",
-    "Mosaics",
-    "Values",
-    "build_mosaics",
-    "find_metric",
-    "measure",
-    "measure_methods",
     "CONTROLS",
     "FAMILIES",
     "METRICS",
     "Comparison",
     "Metric",
+    "Mosaics",
     "Summary",
     "Values",
+    "build_mosaics",
     "compare",
     "find_metric",
     "measure",

@@ -11,14 +11,14 @@ from torch import nn
 
 from camkit.datasets.counting import Progress
 from camkit.datasets.manifest import NAME as MANIFEST
+from camkit.datasets.preparing import find_classifier
 from camkit.datasets.reading import Run
 from camkit.datasets.reading import load as load_run
-from camkit.datasets.running import find_classifier
-from camkit.datasets.settings import Settings, find_methods, find_target
+from camkit.datasets.settings import Settings, find_target
 from camkit.datasets.sources import find_source, some
 from camkit.datasets.store import FOLDER as SHARDS
 from camkit.errors import UsageError
-from camkit.methods import Method, find_method
+from camkit.methods import Method, find_method, find_methods
 from camkit.methods.options import distributed
 from camkit.metrics.comparing import RANDOMCAM, check_controls
 from camkit.metrics.controls import CONTROLS
@@ -136,7 +136,7 @@ def evaluate(
         raise UsageError(f"{data} is a run: measure its maps with --run {data}")
     layers = [target_layers] if isinstance(target_layers, str) else target_layers
     settings = Settings(
-        methods=find_methods(chosen or ["GradCAM"], method_options or {}),
+        methods=tuple(find_methods(chosen or ["GradCAM"], method_options or {})),
         target=find_target(target, classifier.find_category),
         target_layers=tuple(layers or ()),
         eigen_smooth=eigen_smooth,

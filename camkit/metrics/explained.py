@@ -14,11 +14,11 @@ from camkit.datasets import manifest as manifests
 from camkit.datasets.boxes import Rule
 from camkit.datasets.explaining import Explainer
 from camkit.datasets.labels import labelled
-from camkit.datasets.settings import Settings, find_methods, find_target
+from camkit.datasets.settings import Settings, find_target
 from camkit.datasets.sources import Source
 from camkit.errors import CamkitError, UsageError
 from camkit.explanation import Explanation
-from camkit.methods import Method, find_method
+from camkit.methods import Method, find_method, find_methods
 from camkit.metrics.comparing import RANDOMCAM, grid_of
 
 if TYPE_CHECKING:
