@@ -32,8 +32,9 @@ def main() -> None:
     if options.train:
         # More threads add in another order: one gives the same weights on a machine with any number of cores.
         torch.set_num_threads(1)
-        torch.save(recipe.train().state_dict(), recipe.CHECKPOINT)
-        print(f"wrote: {recipe.CHECKPOINT}")
+        for model_of, path in ((recipe.train, recipe.CHECKPOINT), (recipe.train_cnn, recipe.CNN_CHECKPOINT)):
+            torch.save(model_of().state_dict(), path)
+            print(f"wrote: {path}")
     if options.picture:
         draw(options.picture, options.canvas)
         return

@@ -1,4 +1,4 @@
-"""A small vision transformer for canvases of any size: plain PyTorch, a class token, pre-norm blocks."""
+"""Two small networks for canvases of any size, in plain PyTorch: a vision transformer and a convolutional one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ PATCH = 4
 WIDTH = 64
 HEADS = 4
 BLOCKS = 2
+SHARE = 9
+"""Positions of the convolutional network's last layer that a digit covers."""
 
 
 class DigitsViT(nn.Module):
@@ -71,3 +73,31 @@ class Attention(nn.Module):
         read = functional.scaled_dot_product_attention(queries, keys, values)
         mixed: Tensor = self.out(read.transpose(1, 2).flatten(2))
         return mixed
+
+
+class DigitsCNN(nn.Module):
+    """Convolutions with batch norms, then the sum of each channel and one linear layer.
+
+    What a position of the last layer sees is 21 pixels wide, a digit and what touches it, so that its evidence can't
+    wander far. Sums, unlike means, don't depend on how much background there is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = ((1, 24, 1), (24, 32, 2), (32, 48, 1), (48, 64, 2), (64, 64, 1))
+        self.features = nn.Sequential(*(Step(*each) for each in widths))
+        self.head = nn.Linear(64, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 1, H, W) to one logit per class, (B, CLASSES), each for "this class is on the canvas"."""
+        logits: Tensor = self.head(self.features(images).sum((2, 3)) / SHARE)
+        return logits
+
+
+class Step(nn.Sequential):
+    """Convolution, batch norm, rectifier."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+        )

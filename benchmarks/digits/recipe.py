@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from benchmarks.digits.canvases import draw
-from benchmarks.digits.network import DigitsViT
+from benchmarks.digits.network import DigitsCNN, DigitsViT
 from benchmarks.provenance import RESULTS
 
 CHECKPOINT = RESULTS / "digits_vit.pth"
+CNN_CHECKPOINT = RESULTS / "digits_cnn.pth"
 STEPS = 2000
 BATCH = 64
 RATE = 3e-3
@@ -26,12 +29,25 @@ STAGES = (
 of the time; the large ones then teach to pass over background."""
 
 
+Net = TypeVar("Net", bound=nn.Module)
+
+
 def train(steps: int = STEPS, seed: int = 0) -> DigitsViT:
-    """Train a network; the same ``steps`` and ``seed`` give the same one on the same machine."""
+    """Train the transformer; the same ``steps`` and ``seed`` give the same one on the same machine."""
+    return train_network(DigitsViT, steps, seed)
+
+
+def train_cnn(steps: int = STEPS, seed: int = 0) -> DigitsCNN:
+    """Train the convolutional network on the same canvases."""
+    return train_network(DigitsCNN, steps, seed)
+
+
+def train_network(make: Callable[[], Net], steps: int, seed: int) -> Net:
+    """Train what ``make`` makes."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = DigitsViT()
+        model = make()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.2)
     total = 0.0
@@ -54,5 +70,12 @@ def train(steps: int = STEPS, seed: int = 0) -> DigitsViT:
 def load(path: Path = CHECKPOINT) -> DigitsViT:
     """The network as ``python -m benchmarks.digits --train`` left it."""
     model = DigitsViT()
+    model.load_state_dict(torch.load(path, weights_only=True))
+    return model.eval()
+
+
+def load_cnn(path: Path = CNN_CHECKPOINT) -> DigitsCNN:
+    """The convolutional network as ``python -m benchmarks.digits --train`` left it."""
+    model = DigitsCNN()
     model.load_state_dict(torch.load(path, weights_only=True))
     return model.eval()
