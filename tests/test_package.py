@@ -22,6 +22,8 @@ PACKAGES = [
     "__main__",
     "cli",
     "metrics",
+    "report",
+    "web",
     "datasets",
     "constructors",
     "explaining",
