@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from camkit.cli import flags, report
+from camkit.cli import flags, printing
 from camkit.errors import CamkitError
 from camkit.methods import find_method
 from camkit.models.demo import LITE0_CONFIG, convert_lite0, find_weights
@@ -45,13 +45,13 @@ def main(options: argparse.Namespace) -> None:
     classifier = load(str(config), str(checkpoint), device=options.device, cfg_options=WHOLE_PICTURE)
     prepared = classifier.prepare(image)
     methods = [find_method(name) for name in METHODS]
-    explanations = report.explain_image(classifier, prepared, methods, list(CATEGORIES.values()))
-    report.print_report(classifier, explanations)
+    explanations = printing.explain_image(classifier, prepared, methods, list(CATEGORIES.values()))
+    printing.print_report(classifier, explanations)
     print(f"wrote: {image}")
-    overlays = zip(CATEGORIES, report.draw(prepared, explanations[0]), strict=True)
-    pictures = {"grid": report.draw_grid(classifier, prepared, explanations), **dict(overlays)}
+    overlays = zip(CATEGORIES, printing.draw(prepared, explanations[0]), strict=True)
+    pictures = {"grid": printing.draw_grid(classifier, prepared, explanations), **dict(overlays)}
     paths = {options.out / f"{name}.png": picture for name, picture in pictures.items()}
-    report.write_files({path: picture_writer(path, picture) for path, picture in paths.items()})
+    printing.write_files({path: picture_writer(path, picture) for path, picture in paths.items()})
 
 
 def photographs() -> Picture:

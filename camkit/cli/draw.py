@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from camkit.cli import flags, report
+from camkit.cli import flags, printing
 from camkit.datasets.reading import Run, load
 from camkit.errors import CamkitError, UsageError
 from camkit.visualize.save import PICTURE_SUFFIXES, check_suffix, check_writable, save_picture
@@ -88,13 +88,13 @@ def main(options: argparse.Namespace) -> None:
     if not paths:
         raise CamkitError(f"none of {len(rows)} images could be drawn: {problems[0]}")
     for error in problems[:3]:
-        report.print_warning(f"not drawn: {error}")
+        printing.print_warning(f"not drawn: {error}")
     for path in paths[:3]:
         print(f"wrote: {path}")
     if len(paths) > 3:
         print(f"... and {len(paths) - 3} more")
     if len(problems) > 3:
-        report.print_warning(f"{len(problems)} images could not be drawn")
+        printing.print_warning(f"{len(problems)} images could not be drawn")
 
 
 def chosen(run: Run, options: argparse.Namespace) -> Run:

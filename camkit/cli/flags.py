@@ -288,7 +288,7 @@ def load_classifier(options: argparse.Namespace, *, pretrained: bool = True) -> 
 
     See :func:`camkit.models.load.load`.
     """
-    from camkit.cli.report import print_warning
+    from camkit.cli.printing import print_warning
     from camkit.models.load import load
     from camkit.models.settings import Preprocessing, Reading
 

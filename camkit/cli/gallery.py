@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from camkit.cli import demo, flags, report
+from camkit.cli import demo, flags, printing
 from camkit.errors import CamkitError
 from camkit.layers.names import find_layers
 from camkit.methods import FAMILIES, METHODS, configured, find_method
@@ -84,7 +84,7 @@ def main(options: argparse.Namespace) -> None:
         print(f"fewer forwards than by default: {line}; --full leaves it alone")
     for name, error in missing.items():
         print(f"not applied: {name}: {error}")
-    report.write_files({options.save_path: picture_writer(options.save_path, page)})
+    printing.write_files({options.save_path: picture_writer(options.save_path, page)})
 
 
 def chosen(names: Sequence[str] | None, given: Mapping[str, Any], *, full: bool) -> tuple[list[Method], list[str]]:
@@ -140,7 +140,7 @@ def explain(
         methods: With their options.
         categories: Class indices; none for the predicted one.
         target_layers: For the methods that take layers; none for the default ones.
-        **settings: See :func:`camkit.cli.report.explain_image`.
+        **settings: See :func:`camkit.cli.printing.explain_image`.
 
     Returns:
         Explanations by method, and errors by method for those that can't be applied.
@@ -153,14 +153,14 @@ def explain(
     for method in methods:
         layers = target_layers if method.takes_layers else ()
         try:
-            (found[method.name],) = report.explain_image(
+            (found[method.name],) = printing.explain_image(
                 classifier, prepared, [method], categories, target_layers=layers, **settings
             )
         except CamkitError as error:
             missing[method.name] = error
     if not found:
         raise next(iter(missing.values()))
-    report.print_report(classifier, list(found.values()))
+    printing.print_report(classifier, list(found.values()))
     return found, missing
 
 
@@ -176,7 +176,7 @@ def draw(
     """Draw the page: the image, and a cell per method."""
     explanations = list(found.values())
     logits = explanations[0].logits[0]
-    rows = [classifier.label(logits, category) for category in report.categories_of(explanations)] or ["concepts"]
+    rows = [classifier.label(logits, category) for category in printing.categories_of(explanations)] or ["concepts"]
     top = classifier.label(logits, int(logits.argmax()))
     cells = [Cell("image", pictures=[prepared.picture], text=f"predicted: {top}")]
     for method in methods:
@@ -185,9 +185,9 @@ def draw(
             cells.append(Cell(method.name, method.family, "not applied", text=reason))
             continue
         explanation = found[method.name]
-        pictures, text = report.draw(prepared, explanation), ""
+        pictures, text = printing.draw(prepared, explanation), ""
         if explanation.finds_concepts:
-            text = report.legend(classifier, explanation)
+            text = printing.legend(classifier, explanation)
         elif not explanation.depends_on_targets:
             pictures, text = pictures[:1], "asks for no class"
         cells.append(Cell(method.name, method.family, changes(method), pictures, text))
@@ -213,10 +213,10 @@ def _classifier(options: argparse.Namespace) -> Classifier:
 def _image(options: argparse.Namespace, classifier: Classifier) -> Prepared:
     """The image that the flags name, or the demo's."""
     if options.img:
-        return report.prepare(classifier, options.img, options.bands)
+        return printing.prepare(classifier, options.img, options.bands)
     with tempfile.TemporaryDirectory() as folder:
         path = save_picture(Path(folder) / "input.png", demo.photographs())
-        return report.prepare(classifier, str(path), options.bands)
+        return printing.prepare(classifier, str(path), options.bands)
 
 
 def _count(number: int, what: str) -> str:

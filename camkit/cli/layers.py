@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from camkit.cli import flags, report
+from camkit.cli import flags, printing
 from camkit.cli.table import show
 from camkit.engine.network import Network
 from camkit.engine.record import record
@@ -68,11 +68,11 @@ def main(options: argparse.Namespace) -> None:
         rows = [_row(candidate, default) for candidate in found]
         show(HEADINGS, rows, highlighted=names.index(default) if default in names else None)
         print(f"\ninput: {as_text(inputs.shape[1:])}")
-        report.print_output(classifier, part.name, part.others)
+        printing.print_output(classifier, part.name, part.others)
         if choice:
             print(f"default: {choice.name} ({choice.reason})")
     if problem:
-        report.print_warning(problem)
+        printing.print_warning(problem)
 
 
 def candidates(question: Question, *, whole: bool = False) -> list[Candidate]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from camkit.cli import flags, report
+from camkit.cli import flags, printing
 from camkit.layers.names import find_layers
 from camkit.methods import configured, find_method
 from camkit.visualize.save import PICTURE_SUFFIXES, Writer, check_suffix, check_writable, picture_writer, raw_writer
@@ -68,8 +68,8 @@ def main(options: argparse.Namespace) -> None:
     categories = flags.categories(options, classifier)
     if options.target_layers:
         find_layers(classifier.model, options.target_layers)  # before the image is read
-    prepared = report.prepare(classifier, options.img, options.bands, original_size=options.original_size)
-    explanations = report.explain_image(
+    prepared = printing.prepare(classifier, options.img, options.bands, original_size=options.original_size)
+    explanations = printing.explain_image(
         classifier,
         prepared,
         methods,
@@ -81,14 +81,14 @@ def main(options: argparse.Namespace) -> None:
         eigen_smooth=options.eigen_smooth,
         aug_smooth=options.aug_smooth,
     )
-    report.print_report(classifier, explanations)
+    printing.print_report(classifier, explanations)
     pictures = draw(classifier, prepared, explanations, options)
     files: dict[Path, Writer] = {}
     if options.save_path:
         files |= picture_files(options.save_path, pictures)
     if options.save_raw:
         files[options.save_raw] = raw_writer(raw(explanations), provenance(classifier, explanations, options))
-    report.write_files(files)
+    printing.write_files(files)
     if not files:
         show({" ".join(["camkit", *name]): picture for name, picture in pictures.items()})
 
@@ -109,12 +109,12 @@ def draw(
     """The pictures by what tells them apart: method, category, both, or nothing for a single one."""
     style = flags.style(options)
     if options.grid:
-        return {(): report.draw_grid(classifier, prepared, explanations, style, original_size=options.original_size)}
-    categories = [(str(category),) for category in report.categories_of(explanations)]
+        return {(): printing.draw_grid(classifier, prepared, explanations, style, original_size=options.original_size)}
+    categories = [(str(category),) for category in printing.categories_of(explanations)]
     pictures: dict[tuple[str, ...], Picture] = {}
     for explanation in explanations:
         method = (explanation.method,) if len(explanations) > 1 else ()
-        drawn = report.draw(prepared, explanation, style, original_size=options.original_size)
+        drawn = printing.draw(prepared, explanation, style, original_size=options.original_size)
         names: Sequence[tuple[str, ...]] = categories if len(drawn) > 1 else [()]
         pictures |= {method + name: picture for name, picture in zip(names, drawn, strict=True)}
     return pictures
@@ -140,7 +140,7 @@ def provenance(
     told = {each.method: each.provenance() for each in explanations}
     first = next(iter(told.values()))
     logits = explanations[0].logits[0]
-    categories = report.categories_of(explanations)
+    categories = printing.categories_of(explanations)
     asked = [told[each.method] for each in explanations if not each.finds_concepts]
     checkpoint = classifier.checkpoint
     return {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from camkit.cli import demo, report
+from camkit.cli import demo, printing
 from camkit.errors import CamkitError
 from camkit.methods import find_method
 from camkit.models.demo import find_weights
@@ -71,7 +71,7 @@ def test_maps_lie_on_what_they_explain(method: str, cache: Path, tmp_path: Path)
     np.testing.assert_array_equal(prepared.picture, demo.photographs())
     categories = [classifier.find_category(name) for name in ("tiger cat", "espresso")]
     assert categories == list(demo.CATEGORIES.values())
-    (explanation,) = report.explain_image(
+    (explanation,) = printing.explain_image(
         classifier, prepared, [find_method(method)], categories, target_layers=["model.bn2"]
     )
     assert sorted(explanation.logits[0].topk(2).indices.tolist()) == categories
