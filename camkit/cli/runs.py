@@ -48,6 +48,7 @@ def told(run: Run) -> dict[str, Any]:
     return {
         "path": run.path,
         "images": len(run),
+        "asked": run.asked,
         "failed": len(table) - table["error"].null_count,
         "accuracy": accuracy(run),
         "fingerprint": run.manifest.fingerprint,
@@ -77,7 +78,8 @@ def lines(run: Run) -> list[tuple[str, str]]:
         where = f" at {some(layers)}" if layers else ""
         named.append(("method", f"{method}{f' ({options})' if options else ''}{where}, {grid}"))
     named.append(("target", found["target"]))
-    named.append(("images", f"{len(run)}, {failed} of them failed" if failed else str(len(run))))
+    images = f"{len(run)} of {run.asked}: unfinished" if len(run) < (run.asked or 0) else str(len(run))
+    named.append(("images", f"{images}, {failed} of them failed" if failed else images))
     right = accuracy(run)
     if right is not None:
         named.append(("accuracy", f"{right:.1%} of those with a label"))

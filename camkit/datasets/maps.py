@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from camkit.datasets.places import Place
-from camkit.datasets.schema import MapColumn, unpacked
+from camkit.datasets.schema import MapColumn, stacked, unpacked
 from camkit.datasets.store import open_shard
 
-KEPT = 8
-"""Columns of maps, of one shard each, that are kept in memory."""
+KEPT, KEPT_BYTES = 8, 128 << 20
+"""The most columns of maps, of one shard each, that are kept in memory, and bytes that several of them may take."""
+BATCH_BYTES = 16 << 20
+"""Maps that are unpacked at a time."""
 
 
 class Maps:
@@ -43,8 +45,35 @@ class Maps:
         if key not in self._kept:
             with open_shard(self._place, name) as file:
                 self._kept[key] = file.read(columns=[field.name for field in column.fields()])
-            if len(self._kept) > KEPT:
+            while len(self._kept) > KEPT or (
+                len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > KEPT_BYTES
+            ):
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         table, at = self._kept[key], row - int(self._ends[shard]) + count
         return unpacked(column, {field.name: table[field.name][at] for field in column.fields()})
+
+    def batches(
+        self, rows: NDArray[np.int64], columns: Sequence[MapColumn], at_once: int
+    ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.float32]]]]:
+        """The maps of many rows, file by file; see :meth:`camkit.datasets.Run.batches`.
+
+        Args:
+            rows: In ascending order.
+            columns: Of one method.
+            at_once: The most rows at a time.
+        """
+        fields = [field.name for column in columns for field in column.fields()]
+        for (name, count), end in zip(self._shards, self._ends, strict=True):
+            start = int(end) - count
+            wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + count)]
+            if not len(wanted):
+                continue
+            with open_shard(self._place, name) as file:
+                table = file.read(columns=fields)
+            most = max(1, min(at_once, BATCH_BYTES * count // max(table.nbytes, 1)))
+            for first in range(0, len(wanted), most):
+                some = wanted[first : first + most]
+                for members, maps in stacked(columns, table.take(pa.array(some - start))):
+                    yield some[members], maps
+            del table  # before the next one is read

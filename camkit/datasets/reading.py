@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from camkit.datasets.manifest import Manifest, read_manifest
@@ -106,9 +107,19 @@ class Run:
         return self._table.take(pa.array(self._rows))
 
     @property
+    def asked(self) -> int | None:
+        """How many images the run's last command asked for; None for runs of a camkit that didn't keep it."""
+        found: int | None = self.manifest.about.get("images")
+        return found
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all the run's shards."""
         return sum(self._place.size(name) for name, _ in self._shards)
+
+    def read(self, name: str) -> bytes | None:
+        """The content of another file in the run's folder; None where there is none."""
+        return self._place.read(name)
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Some columns, of these rows; None for all, maps among them.
@@ -230,6 +241,29 @@ class Run:
             if made is not None:
                 found[number] = torch.from_numpy(made)
         return found
+
+    def batches(
+        self, method: str | None = None, at_once: int = 1000
+    ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.float32]]]]:
+        """The signed maps of a method, some rows at a time, read file by file: for statistics over runs of any size.
+
+        Args:
+            method: One of :attr:`methods`; may be left out where there is one.
+            at_once: The most rows at a time; fewer where maps are large.
+
+        Yields:
+            Numbers of rows, in no order, and for each of the method's layers their maps, (n, T, h, w). Rows without
+            maps are left out; rows of one batch have maps of one size.
+
+        Raises:
+            UsageError: See :meth:`map`.
+        """
+        name = self.column_method(method)
+        columns = [each for each in self.manifest.columns if each.method == name]
+        number_of = np.full(sum(count for _, count in self._shards), -1)
+        number_of[self._rows] = np.arange(len(self._rows))
+        for rows, maps in self._maps.batches(np.sort(self._rows), columns, at_once):
+            yield number_of[rows], maps
 
     def finished(self, row: int | str, method: str | None = None) -> Tensor:
         """A row's maps as ``camkit vis-cam`` draws them: (T, H, W) in [0, 1], of the size of the network's input.

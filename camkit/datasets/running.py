@@ -187,6 +187,8 @@ class _Job:
             probe.try_images(source, order)
             labels, line = self._labels(source, order, probe.class_count)
             manifest = probe.manifest(labels, fingerprint)
+        if manifest.about.get("images") != len(order):
+            manifest = replace(manifest, about={**manifest.about, "images": len(order)})
             manifest.write(self.place)
         if self.pace.retry_failed:
             drop_failed(self.place, source.ids.take(pa.array(order)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -166,6 +166,60 @@ def unpacked(column: MapColumn, row: Mapping[str, Any]) -> NDArray[np.float32] |
     if column.dtype == "float16":
         scale = np.array(row[f"{column.name}.scale"].as_py(), dtype=np.float32)
         maps = maps * scale.reshape(-1, *[1] * (maps.ndim - 1))
+    return maps
+
+
+def stacked(
+    columns: Sequence[MapColumn], table: pa.Table
+) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.float32]]]]:
+    """The maps of many rows at once, grouped by shape: numbers of rows, and (n, T, h, w) float32 for each column.
+
+    Rows without maps are left out.
+
+    Args:
+        columns: Of the maps.
+        table: With the columns of :meth:`MapColumn.fields`.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for row, shapes in enumerate(zip(*(_shapes(column, table) for column in columns), strict=True)):
+        if None not in shapes:
+            groups.setdefault(shapes, []).append(row)
+    for shapes, members in groups.items():
+        rows = np.array(members)
+        maps = [_stack(column, table, rows, shape) for column, shape in zip(columns, shapes, strict=True)]
+        there = np.logical_and.reduce([~np.isnan(each).all(axis=(1, 2, 3)) for each in maps])
+        if there.all():
+            yield rows, maps
+        elif there.any():
+            yield rows[there], [each[there] for each in maps]
+
+
+def _shapes(column: MapColumn, table: pa.Table) -> list[tuple[int, ...] | None]:
+    """Each row's (T, h, w); None where it has no maps."""
+    there = table[column.name].is_valid().to_pylist()
+    if not column.is_ragged:
+        return [column.shape if each else None for each in there]
+    told = [tuple(each) if each else None for each in table[f"{column.name}.shape"].to_pylist()]
+    return [
+        None if not is_there or each is None else (1, *each)[-3:] for is_there, each in zip(there, told, strict=True)
+    ]
+
+
+def _stack(column: MapColumn, table: pa.Table, rows: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Maps of rows that have the same shape, (n, T, h, w)."""
+    cells = table[column.name].combine_chunks()
+    if column.is_ragged:
+        starts, values = cells.offsets.to_numpy(), cells.values.to_numpy(zero_copy_only=False)
+        flat = np.stack([values[starts[row] : starts[row + 1]] for row in rows])
+    else:
+        storage = cells.storage
+        size = storage.type.list_size
+        values = storage.values.to_numpy(zero_copy_only=False)[storage.offset * size :]
+        flat = values[: len(storage) * size].reshape(len(storage), size)[rows]
+    maps: NDArray[np.float32] = flat.astype(np.float32, copy=False).reshape(len(rows), *shape)
+    if column.dtype == "float16":
+        scales = table[f"{column.name}.scale"].to_pylist()
+        maps *= np.array([scales[row] or [1] * shape[0] for row in rows], dtype=np.float32)[:, :, None, None]
     return maps
 
 
