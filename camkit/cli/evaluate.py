@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from camkit.cli import flags, metrics, table
 from camkit.cli.progress import RunProgress, duration
-from camkit.cli.report import write_files
+from camkit.cli.printing import write_files
 from camkit.datasets.places import Folder, find_place
 from camkit.datasets.reading import Run, load
 from camkit.datasets.sources import forms

@@ -10,7 +10,7 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from camkit.cli import flags, report
+from camkit.cli import flags, printing
 from camkit.cli.progress import Bar
 from camkit.cli.table import show
 from camkit.errors import UsageError
@@ -103,7 +103,7 @@ def main(options: argparse.Namespace) -> None:
         categories = flags.categories(options, classifier)
         if options.target_layers:
             find_layers(classifier.model, options.target_layers)
-        prepared = report.prepare(classifier, options.img, options.bands, original_size=options.original_size)
+        prepared = printing.prepare(classifier, options.img, options.bands, original_size=options.original_size)
         settings = {
             "num_extra_tokens": options.num_extra_tokens,
             "output": flags.output(options, classifier),
@@ -111,10 +111,10 @@ def main(options: argparse.Namespace) -> None:
             "eigen_smooth": options.eigen_smooth,
             "aug_smooth": options.aug_smooth,
         }
-        trained = report.explain_image(
+        trained = printing.explain_image(
             classifier, prepared, methods, categories, target_layers=options.target_layers, **settings
         )
-        report.print_report(classifier, trained)
+        printing.print_report(classifier, trained)
         with Bar("random networks") as bar:
             random = explain_in_cascade(
                 classifier.model,
@@ -133,11 +133,11 @@ def main(options: argparse.Namespace) -> None:
         ]
         for row in rows:
             for line in row.notes:
-                report.print_warning(f"{row.label}: {line}")
+                printing.print_warning(f"{row.label}: {line}")
         if not options.json or options.save_path:
             picture = draw(rows, list(random))
         if options.save_path:
-            report.write_files({options.save_path: picture_writer(options.save_path, picture)})
+            printing.write_files({options.save_path: picture_writer(options.save_path, picture)})
     if options.json:
         print(json.dumps(told(classifier, trained, rows, list(random), options)))
         return
@@ -154,7 +154,7 @@ def again(
     settings: Mapping[str, Any],
 ) -> list[Explanation]:
     """Explain the network as it is now, by all methods, for the classes and at the layers of the trained one."""
-    targets = [report.categories_of(trained)]
+    targets = [printing.categories_of(trained)]
     found: list[Explanation] = []
     for method, before in zip(methods, trained, strict=True):
         layers = list(before.layers) if method.takes_layers else None
@@ -174,10 +174,10 @@ def rows_of(
         options: The command's.
     """
     first = explanations[0]
-    categories = report.categories_of([first])
+    categories = printing.categories_of([first])
     categories = categories if first.depends_on_targets else categories[:1]
     style, whole = flags.style(options), options.original_size
-    drawn = [report.draw(prepared, each, style, original_size=whole) for each in explanations]
+    drawn = [printing.draw(prepared, each, style, original_size=whole) for each in explanations]
     maps = [each.maps[0, : len(categories)].double().cpu() for each in explanations]
     similar, rise = correlations(maps[0], dict(zip(steps, maps[1:], strict=True))), entropy_rise(maps[0], maps[-1])
     return [
