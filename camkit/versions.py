@@ -1,4 +1,4 @@
-"""Which versions made a result, and whether torch will do. Needs the standard library alone."""
+"""Which versions made a result, and whether torch and other packages will do. Needs the standard library alone."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ PACKAGES = [
     "smoothing",
     "cam",
     "neighbours",
+    "raw",
     "explanation",
     "targets",
     "signals",

@@ -13,6 +13,7 @@ from camkit.errors import CamkitError
 from camkit.layers.names import find_layers
 from camkit.methods import FAMILIES, METHODS, configured, find_method
 from camkit.models.load import load
+from camkit.raw import categories_of
 from camkit.visualize.gallery import Cell
 from camkit.visualize.gallery import gallery as draw_page
 from camkit.visualize.save import PICTURE_SUFFIXES, check_suffix, check_writable, picture_writer, save_picture
@@ -176,7 +177,7 @@ def draw(
     """Draw the page: the image, and a cell per method."""
     explanations = list(found.values())
     logits = explanations[0].logits[0]
-    rows = [classifier.label(logits, category) for category in printing.categories_of(explanations)] or ["concepts"]
+    rows = [classifier.label(logits, category) for category in categories_of(explanations)] or ["concepts"]
     top = classifier.label(logits, int(logits.argmax()))
     cells = [Cell("image", pictures=[prepared.picture], text=f"predicted: {top}")]
     for method in methods:

@@ -6,9 +6,8 @@ import argparse
 import json
 import math
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,8 +19,8 @@ from camkit.engine.network import Network
 from camkit.engine.record import record
 from camkit.errors import LayerError
 from camkit.layers.default_layers import Choice, Question, choose
+from camkit.layers.listing import as_json, candidates, problem_of
 from camkit.layers.liveness import Candidate
-from camkit.layers.names import is_norm
 from camkit.layers.token_grid import as_text
 from camkit.methods.needs import DefaultLayer
 from camkit.visualize.save import save_picture
@@ -75,39 +74,6 @@ def main(options: argparse.Namespace) -> None:
         printing.print_warning(problem)
 
 
-def candidates(question: Question, *, whole: bool = False) -> list[Candidate]:
-    """Probe the backbone's norm layers; those with places are returned in the order of execution.
-
-    With ``whole`` every layer of the model is, in the order of execution, then those that don't run.
-    """
-    if not whole:
-        return [candidate for candidate in question.norms() if candidate.layout]
-    modules = {name: module for name, module in question.network.model.named_modules() if name}
-    found = question.probe(modules)
-    ran = {candidate.module for candidate in found}
-    return found + [Candidate(name, module) for name, module in modules.items() if module not in ran]
-
-
-def as_json(found: Sequence[Candidate], default: str | None) -> list[dict[str, Any]]:
-    """The table for programs."""
-    return [
-        {
-            "name": each.name,
-            "type": type(each.module).__name__,
-            "norm": is_norm(each.module),
-            "output": list(each.shape),
-            "form": each.layout and each.layout.form,
-            "grid": each.layout and list(each.layout.grid),
-            "extra_tokens": each.layout and list(each.layout.extra_tokens),
-            "live_places": each.live_places,
-            "live": each.is_live,
-            "default": each.name == default,
-            "problem": _problem(each) or None,
-        }
-        for each in found
-    ]
-
-
 def _default(question: Question) -> tuple[Choice | None, str]:
     """The default layer of most methods; where there is none, the reason as a line.
 
@@ -123,7 +89,7 @@ def _default(question: Question) -> tuple[Choice | None, str]:
 
 
 def _row(each: Candidate, default: str | None) -> tuple[str, ...]:
-    grid, live, note = "", "", _problem(each)
+    grid, live, note = "", "", problem_of(each)
     if each.layout:
         front, back = each.layout.extra_tokens
         extra = "".join(f" + {count} {where}" for count, where in ((front, "in front"), (back, "at the back")) if count)
@@ -132,12 +98,6 @@ def _row(each: Candidate, default: str | None) -> tuple[str, ...]:
         note = "default" if each.name == default else ""
     shape = f"({', '.join(map(str, each.shape))})" if each.shape else ""
     return each.name, type(each.module).__name__, shape, grid, live, note
-
-
-def _problem(each: Candidate) -> str:
-    if each.problem:
-        return str(each.problem).removeprefix(f"layer {each.name!r} ")
-    return "" if each.layout else "doesn't run"
 
 
 def _inputs(options: argparse.Namespace, classifier: Classifier) -> Images:

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from camkit.cli.progress import Bar
 from camkit.engine.hooks import parse_name
 from camkit.explaining import explain
 from camkit.methods import METHODS
+from camkit.raw import categories_of
 from camkit.visualize.grid import grid
 from camkit.visualize.overlay import fit_maps
 from camkit.visualize.save import Writer, write_together
@@ -117,12 +118,6 @@ def print_output(classifier: Classifier, name: str, others: Sequence[str]) -> No
         print(f"output: {name} (what the network predicts from; --output takes one of its parts)")
     elif others:
         print(f"output: {name} (the model returns several; --output takes another: {', '.join(others)})")
-
-
-def categories_of(explanations: Sequence[Explanation]) -> list[int]:
-    """The class indices explained, which all methods share; none where every method finds concepts of its own."""
-    asked = [each for each in explanations if not each.finds_concepts]
-    return [int(cast("int", category)) for category in asked[0].targets[0]] if asked else []
 
 
 def concept_labels(classifier: Classifier, explanation: Explanation) -> list[str]:

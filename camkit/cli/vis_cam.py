@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from camkit import raw
 from camkit.cli import flags, printing
 from camkit.layers.names import find_layers
 from camkit.methods import configured, find_method
@@ -14,7 +15,6 @@ from camkit.visualize.save import PICTURE_SUFFIXES, Writer, check_suffix, check_
 from camkit.visualize.window import require_display, show
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import nn
 
     from camkit.cli.parser import Parser
@@ -87,7 +87,15 @@ def main(options: argparse.Namespace) -> None:
     if options.save_path:
         files |= picture_files(options.save_path, pictures)
     if options.save_raw:
-        files[options.save_raw] = raw_writer(raw(explanations), provenance(classifier, explanations, options))
+        told = raw.provenance(
+            classifier,
+            explanations,
+            image=str(options.img),
+            device=options.device,
+            cfg_options=options.cfg_options,
+            num_extra_tokens=options.num_extra_tokens,
+        )
+        files[options.save_raw] = raw_writer(raw.arrays(explanations), told)
     printing.write_files(files)
     if not files:
         show({" ".join(["camkit", *name]): picture for name, picture in pictures.items()})
@@ -110,7 +118,7 @@ def draw(
     style = flags.style(options)
     if options.grid:
         return {(): printing.draw_grid(classifier, prepared, explanations, style, original_size=options.original_size)}
-    categories = [(str(category),) for category in printing.categories_of(explanations)]
+    categories = [(str(category),) for category in raw.categories_of(explanations)]
     pictures: dict[tuple[str, ...], Picture] = {}
     for explanation in explanations:
         method = (explanation.method,) if len(explanations) > 1 else ()
@@ -124,55 +132,6 @@ def picture_files(path: Path, pictures: Mapping[tuple[str, ...], Picture]) -> di
     """Files for :func:`draw`'s pictures: ``out.png``, or ``out-GradCAM-281.png`` and so on for several."""
     named = {path.with_stem("-".join([path.stem, *name])): picture for name, picture in pictures.items()}
     return {each: picture_writer(each, picture) for each, picture in named.items()}
-
-
-def raw(explanations: Sequence[Explanation]) -> dict[str, NDArray[Any]]:
-    """The image's signed maps by ``METHOD/LAYER``, and the attributions of every input channel by ``METHOD.pixels``."""
-    arrays = {f"{each.method}/{layer}": maps for each in explanations for layer, maps in each.raw.items()}
-    arrays |= {f"{each.method}.pixels": each.pixels for each in explanations if each.pixels is not None}
-    return {name: array[0].cpu().numpy() for name, array in arrays.items()}
-
-
-def provenance(
-    classifier: Classifier, explanations: Sequence[Explanation], options: argparse.Namespace
-) -> dict[str, Any]:
-    """How the maps of ``--save-raw`` were made."""
-    told = {each.method: each.provenance() for each in explanations}
-    first = next(iter(told.values()))
-    logits = explanations[0].logits[0]
-    categories = printing.categories_of(explanations)
-    asked = [told[each.method] for each in explanations if not each.finds_concepts]
-    checkpoint = classifier.checkpoint
-    return {
-        "image": str(options.img),
-        "config": classifier.source,
-        "cfg_options": options.cfg_options,
-        "checkpoint": checkpoint and {"source": checkpoint.source, "sha256": checkpoint.sha256},
-        "checkpoint_notes": list(classifier.notes),
-        "activation": classifier.activation,
-        "methods": list(told),
-        "method_options": {method: each["options"] for method, each in told.items()},
-        "layers": {method: each["layers"] for method, each in told.items()},
-        "smoothing": first["smoothing"],
-        "num_extra_tokens": options.num_extra_tokens,
-        "output": first["output"],
-        "categories": categories,
-        "names": [classifier.name(category) for category in categories],
-        "scores": asked[0]["scores"][0] if asked else [],
-        "probabilities": [classifier.probability(logits, category) for category in categories],
-        "concepts": {each.method: _concepts(classifier, each) for each in explanations if each.finds_concepts},
-        "input_size": first["input_size"],
-        "device": options.device,
-        "versions": first["versions"],
-    }
-
-
-def _concepts(classifier: Classifier, explanation: Explanation) -> list[dict[str, Any]]:
-    pairs = zip(explanation.targets[0], explanation.scores[0], strict=True)
-    return [
-        {"category": int(category), "name": classifier.name(int(category)), "score": float(score)}
-        for category, score in pairs
-    ]
 
 
 def _check(options: argparse.Namespace) -> None:

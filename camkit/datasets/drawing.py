@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from camkit.datasets.places import as_file
-from camkit.datasets.sources import from_text
-from camkit.errors import CamkitError
+from camkit.datasets.sources import as_text, from_text
+from camkit.errors import CamkitError, UsageError
 from camkit.models import pillow
 from camkit.models.bands import as_uint8, choose, is_eight_bit, show
 from camkit.models.geometry import Geometry
@@ -36,8 +38,9 @@ def draw(
     original_size: bool = False,
     style: Style | None = None,
     bands: Sequence[int] = (),
+    path: str | None = None,
 ) -> Picture:
-    """Draw a row's map; see :meth:`camkit.datasets.Run.picture`.
+    """Draw a row's map; see :meth:`camkit.datasets.Run.picture`. ``path`` is where its image is now.
 
     The part that the network saw is cut out of the whole image and resized, which is the picture of
     ``camkit vis-cam`` but for the way of resizing.
@@ -54,7 +57,7 @@ def draw(
     if not -len(maps) <= target_index < len(maps):
         raise CamkitError(f"{about['id']} has {len(maps)} maps, and no number {target_index}")
     chosen = maps if column.concepts else maps[[target_index]]
-    values = read_original(run, about, bands)
+    values = read_original(run, about if path is None else {**about, "path": as_text(path)}, bands)
     box = tuple(about[name] for name in ("box_left", "box_top", "box_right", "box_bottom"))
     size = about["input_height"], about["input_width"]
     if None in box:
@@ -92,6 +95,35 @@ def read_original(run: Run, about: dict[str, Any], bands: Sequence[int] = ()) ->
         )
     chosen = choose(image, bands, bgr=bgr)
     return as_uint8(chosen) if is_eight_bit(image) else chosen
+
+
+def find_image(root: Path, name: str, path: str) -> Path:
+    """An image that has moved: below ``root`` by its id, or by the longest end of its old path that is there.
+
+    Raises:
+        CamkitError: It isn't there. Nothing outside of ``root`` counts.
+    """
+    parts = (PureWindowsPath(path) if "\\" in path else PurePosixPath(path)).parts
+    ends = [re.sub(r"#\d+$", "", name), name, *("/".join(parts[start:]) for start in range(1, len(parts)))]
+    for end in ends:
+        try:
+            found = (root / end).resolve()
+            if found.is_relative_to(root.resolve()) and found.is_file():
+                return found
+        except (OSError, RuntimeError, ValueError):  # a name too long, a circle of links, a zero byte
+            continue
+    raise CamkitError(f"{name} isn't below {root}")
+
+
+def check_root(root: Path | None) -> Path | None:
+    """A folder that images are below.
+
+    Raises:
+        UsageError: It isn't there.
+    """
+    if root is not None and not root.is_dir():
+        raise UsageError(f"--images {root} is no folder: give the one that the images are below")
+    return root
 
 
 def cut(image: NDArray[Any], box: Sequence[float], size: tuple[int, int]) -> NDArray[Any]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from camkit.datasets.drawing import cut, read_original
+from camkit.datasets.drawing import cut, find_image, read_original
 from camkit.datasets.reading import Run
 from camkit.datasets.schema import BOX, MapColumn
 from camkit.datasets.sources import as_text, from_text
-from camkit.errors import CamkitError, UsageError
+from camkit.errors import CamkitError
 from camkit.models.bands import show
 from camkit.visualize.colours import COLORMAPS
 from camkit.visualize.opencv import cv2
@@ -124,35 +123,6 @@ def thumbnail_size(height: int, width: int) -> tuple[int, int]:
     """Height and width of a small picture of an input."""
     scale = SIDE / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def find_image(root: Path, name: str, path: str) -> Path:
-    """An image that has moved: below ``root`` by its id, or by the longest end of its old path that is there.
-
-    Raises:
-        CamkitError: It isn't there. Nothing outside of ``root`` counts.
-    """
-    parts = (PureWindowsPath(path) if "\\" in path else PurePosixPath(path)).parts
-    ends = [re.sub(r"#\d+$", "", name), name, *("/".join(parts[start:]) for start in range(1, len(parts)))]
-    for end in ends:
-        try:
-            found = (root / end).resolve()
-            if found.is_relative_to(root.resolve()) and found.is_file():
-                return found
-        except (OSError, ValueError):  # a name that is too long there, or has a zero byte
-            continue
-    raise CamkitError(f"{name} isn't below {root}")
-
-
-def check_root(root: Path | None) -> Path | None:
-    """A folder that images are below.
-
-    Raises:
-        UsageError: It isn't there.
-    """
-    if root is not None and not root.is_dir():
-        raise UsageError(f"--images {root} is no folder: give the one that the images are below")
-    return root
 
 
 def draw_mean(mean: NDArray[np.float64], aspect: float = 1.0) -> bytes:

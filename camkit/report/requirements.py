@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from camkit.datasets.requirements import require, require_pyarrow
+from camkit.datasets.requirements import require_pyarrow
+from camkit.versions import require
 
 
 def require_packages() -> None:

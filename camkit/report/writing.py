@@ -17,7 +17,8 @@ from camkit.report.evaluation import read_metrics
 from camkit.report.found import Found, aspect_of
 from camkit.report.maps import MapNumbers, measure_maps
 from camkit.report.numbers import ClassNumbers, by_class, calibration, confusions
-from camkit.report.pictures import Artist, check_root
+from camkit.datasets.drawing import check_root
+from camkit.report.pictures import Artist
 from camkit.report.rows import Rows, read_rows
 from camkit.visualize.save import check_suffix, check_writable, write_together
 
