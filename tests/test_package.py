@@ -22,6 +22,7 @@ PACKAGES = [
     "__main__",
     "cli",
     "metrics",
+    "explore",
     "report",
     "web",
     "datasets",

@@ -310,6 +310,24 @@ def load_classifier(options: argparse.Namespace, *, pretrained: bool = True) -> 
     return classifier.of_output(options.output)
 
 
+def words_of_model(options: argparse.Namespace) -> list[str]:
+    """CONFIG, CHECKPOINT and the flags of :func:`add_model` and :func:`add_layout` that were given, as they are typed.
+
+    Files are named by whole paths, so that the words mean the same in every folder.
+    """
+    words = [_anywhere(each) for each in (options.config, options.checkpoint) if each]
+    for flag in ("device", "weights", "seed", "activation", "num_extra_tokens", "output"):
+        value = getattr(options, flag)
+        if value not in (None, _USUAL.get(flag)):
+            words += [f"--{flag.replace('_', '-')}", str(value)]
+    for flag in ("trust_checkpoint", "allow_partial"):
+        words += [f"--{flag.replace('_', '-')}"] * getattr(options, flag)
+    for flag in ("mean", "std", "input_size", "cfg_options"):
+        value = getattr(options, flag)
+        words += [f"--{flag.replace('_', '-')}", *map(str, value)] if value else []
+    return words
+
+
 def categories(options: argparse.Namespace, classifier: Classifier) -> list[int]:
     """The class indices of ``--target-category``, which takes indices and names; none where the flag is left out.
 
@@ -325,6 +343,19 @@ def categories(options: argparse.Namespace, classifier: Classifier) -> list[int]
 def output(options: argparse.Namespace, classifier: Classifier) -> Any:
     """The part of the model's output to explain: ``--output``, else what the framework predicts from."""
     return classifier.output if options.output is None else options.output
+
+
+_USUAL = {"device": "cpu", "seed": 0}
+"""Values of flags that are left out."""
+
+
+def _anywhere(name: str) -> str:
+    """A file's whole path; a model's name or an address as it is."""
+    kind, colon, rest = name.rpartition(":")
+    found = path(rest if kind == "transformers" else name)
+    if not found.exists():
+        return name
+    return f"{kind}{colon}{found.absolute()}" if kind == "transformers" else str(found.absolute())
 
 
 def _literal(text: str) -> Any:

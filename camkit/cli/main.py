@@ -23,6 +23,7 @@ COMMANDS = {
     "sanity": "explain one image while the network is randomised from the output on",
     "evaluate": "measure how far to trust maps: metrics of methods, with controls beside them",
     "report": "write a page about a run: errors, classes, clusters of maps, what stands out",
+    "explore": "open a page to explore a model: pictures, classes, methods and layers, live",
     "layers": "list the layers that a map can be made of",
     "gallery": "draw every method of one image on one page",
     "demo": "explain a built-in picture with a trained network",

@@ -1,8 +1,8 @@
 """The page that ``camkit report`` fills and ``camkit explore`` serves: HTML, CSS and JavaScript, without a build step.
 
 ``page.html`` is the frame, ``style.css`` the look and ``theme.js`` the choice of light or dark; each kind of page has a
-template that extends the frame and a script of its own. Scripts are modules that import nothing, so that they work in a
-file opened from disk.
+template that extends the frame and scripts of its own. The report's import nothing, so that they work in a file opened
+from disk; the explorer's come from its server and import each other.
 """
 
 from __future__ import annotations
