@@ -57,13 +57,11 @@ def add_arguments(parser: Parser) -> None:
         metavar="CATEGORY",
         help="classes shown first, by index or name; default: the predicted one",
     )
-    parser.add_argument(
-        "--port", type=_port, default=PORT, metavar="N", help=f"0 for any that is free; default: {PORT}"
-    )
+    parser.add_argument("--port", type=_port, default=PORT, metavar="N", help=f"0 for any free one; default: {PORT}")
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="the address to listen at; another than this machine's own takes a token, which is in the address printed; "
+        help="where to listen; another address than this machine's own takes a token, which is in the address printed; "
         "default: 127.0.0.1",
     )
     parser.add_argument("--no-browser", action="store_true", help="print the address and open nothing")

@@ -1,4 +1,4 @@
-"""The pictures that the page can show: those of a folder, single files, a run's rows, and what was dropped on the page."""
+"""The pictures that the page can show: of a folder, single files, a run's rows, and what was dropped on the page."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def is_inside(path: Path, root: Path) -> bool:
     """Whether a file is there, and below a folder when all links are followed."""
     try:
         return path.resolve().is_relative_to(root.resolve()) and path.is_file()
-    except OSError:  # a circle of links
+    except (OSError, RuntimeError):  # a circle of links, which Python before 3.13 calls the latter
         return False
 
 

@@ -25,6 +25,7 @@ const state = {
   entries: [],
   offset: 0,
   total: 0,
+  given: 0, // entries that were not dropped here; they come last
   image: null,
   sources: [],
   seen: {}, // by source
@@ -60,7 +61,8 @@ async function start() {
   offerSources();
   offerMethods();
   await list();
-  if (state.entries.length) await choose(state.entries[0].id, about.categories);
+  const first = state.entries[state.entries.length - state.given] ?? state.entries[0];
+  if (first) await choose(first.id, state.given ? about.categories : []);
   else showNothing();
 }
 
@@ -97,7 +99,7 @@ async function list() {
   } catch (error) {
     complain(error);
   }
-  const last = state.offset + (state.given ?? 0);
+  const last = state.offset + state.given;
   one("paging").hidden = state.total <= PAGE && !state.about.columns.length;
   one("range").textContent = state.given ? `${state.offset + 1} to ${last} of ${state.total}` : "none of them";
   one("page-back").disabled = state.offset === 0;
@@ -538,7 +540,7 @@ function pressed(event) {
   else if (event.key === "ArrowLeft") step(-1);
   else if (event.key === "m") nextMethod(1);
   else if (event.key === "M") nextMethod(-1);
-  else if (digit && state.classes[digit - 1]) chooseClass(state.classes[digit - 1].index, event.shiftKey || one("several").checked);
+  else if (digit && state.classes[digit - 1]) chooseClass(state.classes[digit - 1].index, event.shiftKey);
   else return;
   event.preventDefault();
 }
