@@ -10,7 +10,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import uvicorn
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
@@ -424,19 +424,22 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": f"{where}: {found['msg']}" if where else str(found["msg"])}, 422)
 
 
-def serve(app: Guard, listening: Any) -> None:
-    """Answer requests at a socket until the process is told to stop."""
-    import uvicorn
-
+def make_server(app: Guard, *, seconds: int = 2) -> uvicorn.Server:
+    """A server of the application, which gives open requests so many seconds when it is told to end."""
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=seconds,
+        timeout_keep_alive=75,  # a browser's request may meet the end of a connection that it thinks is open
         ws="none",
     )
+    return uvicorn.Server(config)
+
+
+def serve(app: Guard, listening: Any) -> None:
+    """Answer requests at a socket until the process is told to stop."""
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
-    sys.stdout.flush()
+        make_server(app).run(sockets=[listening])

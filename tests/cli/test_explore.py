@@ -152,35 +152,11 @@ def test_the_models_flags_are_told_as_they_were_typed(tmp_path: Path) -> None:
     flags.add_layout(parser)
     config = tmp_path / "a config.py"
     config.touch()
-    words = [
-        *(
-            str(config),
-            "weights.pth",
-            "--device",
-            "cuda:1",
-            "--weights",
-            "ema",
-            "--seed",
-            "3",
-            "--activation",
-            "sigmoid",
-        ),
-        *("--num-extra-tokens", "0", "--output", "aux", "--trust-checkpoint", "--allow-partial"),
-        *(
-            "--mean",
-            "0.5",
-            "--std",
-            "0.25",
-            "0.5",
-            "0.5",
-            "--input-size",
-            "3",
-            "64",
-            "64",
-            "--cfg-options",
-            "a.b=(1,2)",
-        ),
-    ]
+    typed = (
+        "weights.pth --device cuda:1 --weights ema --seed 3 --activation sigmoid --num-extra-tokens 0 --output aux "
+        "--trust-checkpoint --allow-partial --mean 0.5 --std 0.25 0.5 0.5 --input-size 3 64 64 --cfg-options a.b=(1,2)"
+    )
+    words = [str(config), *typed.split()]
     told = flags.words_of_model(parser.parse_args(words))
     assert shlex.split(shlex.join(told)) == told
     assert sorted(told) == sorted(words)

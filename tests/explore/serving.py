@@ -12,11 +12,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import uvicorn
-
 from camkit.cli.explore import listen
 from camkit.explore.album import Album, Files, Folder, Shelf
-from camkit.explore.app import Explorer, make_app
+from camkit.explore.app import Explorer, make_app, make_server
 from camkit.explore.guard import HEADER
 from camkit.explore.kinds import Source, View, numbers
 from camkit.explore.live import Live, Setting
@@ -141,10 +139,7 @@ def live(album: Album, **how: Any) -> Live:
 def served(explorer: Explorer, *, host: str = "127.0.0.1", token: str = "") -> Iterator[Client]:
     """Serve an explorer as long as the context lasts; it listens on this machine alone, whatever ``host`` says."""
     socket = listen("127.0.0.1", 0)
-    config = uvicorn.Config(
-        make_app(explorer, host=host, token=token), log_level="error", ws="none", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
+    server = make_server(make_app(explorer, host=host, token=token), seconds=1)
     thread = Thread(target=lambda: server.run(sockets=[socket]), daemon=True)
     thread.start()
     try:

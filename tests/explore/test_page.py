@@ -20,6 +20,7 @@ import camkit
 from camkit.cli import explore
 from camkit.cli.main import main
 from camkit.cli.parser import Parser
+from camkit.methods.maps import finish
 from tests.explore.serving import Client, served
 from tests.helpers.browser import browser, faults
 from tests.models.installed import installed
@@ -70,7 +71,8 @@ def shown(page: Any, count: int | None = None) -> None:
     """Wait until all maps are there, and so many of them."""
     page.locator(".card").first.wait_for(timeout=120_000)
     page.locator(".card:not([data-state])").first.wait_for(state="detached", timeout=120_000)
-    page.locator("#layer-name", has_text="grid").wait_for(timeout=120_000)
+    page.locator("#layer-name:has-text('grid'), #problem:not([hidden])").first.wait_for(timeout=120_000)
+    assert page.locator("#problem").is_hidden(), page.locator("#problem").inner_text()
     assert page.locator(".card[data-state=failed]").count() == 0
     if count is not None:
         assert page.locator(".card[data-state=shown]").count() == count
@@ -165,9 +167,8 @@ def test_the_demo_explored(page: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     own, own_told = camkit.load_raw(save(page, "Raw map", tmp_path))
     assert np.array_equal(maps[f"LayerCAM/{layer}"], own[f"LayerCAM/{layer}"])
     assert told == own_told
-    raw = torch.from_numpy(maps[f"LayerCAM/{layer}"]).relu()
-    heat = torch.nn.functional.interpolate((raw / raw.max())[None], (224, 224), mode="bilinear")[0, 0]
-    assert value == pytest.approx(float(heat[y, x] / heat.max()), rel=1e-4, abs=1e-5)
+    heat = finish([torch.from_numpy(maps[f"LayerCAM/{layer}"])], (224, 224))[0]
+    assert value == pytest.approx(float(heat[y, x]), abs=1e-6)
 
     # What the browser paints is what the command draws, but for rounding.
     shot = page.locator("canvas").first.evaluate("canvas => canvas.toDataURL('image/png').split(',')[1]")
