@@ -20,7 +20,7 @@ export class Card {
     this.#context = context;
     this.view = view;
     this.of = of;
-    this.canvas = make("canvas", { width: 1, height: 1, tabindex: "0", role: "button", "aria-label": `Map of ${title}, ${about}. Arrows move the place, Enter asks what it speaks for.` });
+    this.canvas = make("canvas", { width: 1, height: 1, tabindex: "0", role: "button", "aria-label": `Map of ${[title, about].filter(Boolean).join(", ")}. Arrows move the place, Enter asks what it speaks for.` });
     this.about = make("p", { class: "muted small about" }, "waiting");
     this.reading = make("output", { class: "small reading" });
     this.progress = make("progress", { hidden: true, "aria-label": "Progress" });

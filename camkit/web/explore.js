@@ -401,7 +401,7 @@ async function draw() {
   for (const card of cards) card.stop();
   const made = new Map();
   cards = views.map((view) => {
-    const card = new Card(context, { view, title: view.method, about: className(view.category), source: titleOf(view.source) });
+    const card = new Card(context, { view, title: view.method, about: asks(view) ? className(view.category) : "", source: titleOf(view.source) });
     made.set(view, card);
     return card;
   });
@@ -419,6 +419,7 @@ function repaint() {
   for (const card of cards) card.paint();
 }
 
+const asks = (view) => state.about.sources[view.source].methods.find((each) => each.name === view.method).asks_for_class;
 const className = (index) => (index === null ? "" : (state.classes.find((each) => each.index === index)?.name ?? `category ${index}`));
 const titleOf = (source) => (Object.keys(state.about.sources).length > 1 ? state.about.sources[source].title : "");
 
