@@ -26,7 +26,7 @@ from camkit.explanation import Explanation
 from camkit.explore.album import Album
 from camkit.explore.kinds import TOP, View, png, told_classes, told_maps
 from camkit.explore.lru import Lately
-from camkit.explore.place import empty_place
+from camkit.explore.place import Places
 from camkit.layers.default_layers import Question, choose
 from camkit.layers.listing import as_json, candidates
 from camkit.layers.target_layers import TargetLayers
@@ -115,6 +115,7 @@ class Live:
         self._seen: Lately[Seen] = Lately(MOST_PREPARED)
         self._explained: Lately[Explanation] = Lately(MOST_EXPLAINED)
         self._layers: Lately[dict[str, Any]] = Lately(MOST_PREPARED)
+        self._places: tuple[Hashable, Places] | None = None
 
     def about(self) -> dict[str, Any]:
         """See :class:`camkit.explore.kinds.Source`."""
@@ -199,10 +200,7 @@ class Live:
 
     def place(self, view: View, at: tuple[float, float], progress: Progress) -> dict[str, Any]:
         """See :class:`camkit.explore.kinds.Source`."""
-        seen = self._look(view.image)
-        images = self._network.prepare(seen.prepared.inputs)
-        layers = TargetLayers(self._network, list(view.layers) or None, num_extra_tokens=self._setting.num_extra_tokens)
-        found = empty_place(self._network, images, layers, at)
+        found = self._places_of(view).empty(at)
         top = found.lost.topk(min(SPOKEN_FOR, len(found.lost))).indices.tolist()
         asked = [] if view.category is None or view.category in top else [view.category]
         return {
@@ -311,6 +309,18 @@ class Live:
             ).values()
             self._explained.keep(key, found, _bytes_of(found))
         return found
+
+    def _places_of(self, view: View) -> Places:
+        """The places of a picture in a layer; the last ones are remembered, which makes further clicks cheap."""
+        seen = self._look(view.image)
+        key = seen.key, view.layers
+        if self._places is None or self._places[0] != key:
+            self._places = None  # its memory is free before the next takes some
+            tokens = self._setting.num_extra_tokens
+            layers = TargetLayers(self._network, list(view.layers) or None, num_extra_tokens=tokens)
+            images = self._network.prepare(seen.prepared.inputs)
+            self._places = key, Places(self._network, images, layers)
+        return self._places[1]
 
     def _told(self, categories: Sequence[int], logits: Tensor) -> list[dict[str, Any]]:
         scores = [self.classifier.probability(logits, each) if each < len(logits) else 0.0 for each in categories]

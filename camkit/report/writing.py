@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from camkit import web
+from camkit.datasets.drawing import check_root
 from camkit.datasets.reading import Run, load
 from camkit.datasets.schema import MapColumn
 from camkit.errors import CamkitError, UsageError
@@ -17,7 +18,6 @@ from camkit.report.evaluation import read_metrics
 from camkit.report.found import Found, aspect_of
 from camkit.report.maps import MapNumbers, measure_maps
 from camkit.report.numbers import ClassNumbers, by_class, calibration, confusions
-from camkit.datasets.drawing import check_root
 from camkit.report.pictures import Artist
 from camkit.report.rows import Rows, read_rows
 from camkit.visualize.save import check_suffix, check_writable, write_together

@@ -94,6 +94,22 @@ def test_what_doesnt_go_together(camkit: Camkit, tiny: dict[str, Classifier]) ->
     refused(camkit("explore", "cnn", "--port", 0, "--target-category", "sofa"), 2, "no class 'sofa'")
 
 
+def test_two_checkpoints_stand_side_by_side(
+    camkit: Camkit, tiny: dict[str, Classifier], started: list[Any], no_window: None, photo: str
+) -> None:
+    from camkit.explore.kinds import View
+    from camkit.visualize.overlay import Style
+
+    before, after = "run1/last.pth", "run2/last.pth"
+    run = camkit("explore", "cnn", before, "--compare", after, "--images", Path(photo).parent, "--port", 0)
+    assert run.code == 0, run.err
+    assert run.out.startswith(f"exploring {before} and {after} at")
+    sources = started[0][0]._app.state.explorer.sources
+    for name, checkpoint in (("a", before), ("b", after)):
+        command = sources[name].command(View("given:photo.png", "GradCAM", 2), Style(), original_size=False)
+        assert shlex.split(command)[:5] == ["camkit", "vis-cam", photo, "cnn", checkpoint]
+
+
 class TestRuns:
     """``--run``: unfinished, of a newer format, moved, empty."""
 

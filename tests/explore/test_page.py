@@ -22,8 +22,8 @@ from camkit.cli.main import main
 from camkit.cli.parser import Parser
 from camkit.methods.maps import finish
 from tests.explore.serving import Client, served
-from tests.helpers.browser import browser, faults
 from tests.models.installed import installed
+from tests.web.browser import browser, faults, missing
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.slow]
 SHOTS = Path(os.environ["CAMKIT_SHOTS"]) if "CAMKIT_SHOTS" in os.environ else None
@@ -45,6 +45,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
+    if missing():
+        pytest.skip(missing())
     with browser() as made:
         yield made
 
