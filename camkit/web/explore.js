@@ -83,6 +83,7 @@ function say(line) {
 
 // Pictures
 
+/** List pictures; whether that worked. */
 async function list() {
   const query = new URLSearchParams({ offset: state.offset, limit: PAGE });
   if (state.about.columns.length) {
@@ -98,6 +99,7 @@ async function list() {
     state.given = found.images.length;
   } catch (error) {
     complain(error);
+    return false;
   }
   const last = state.offset + state.given;
   one("paging").hidden = state.total <= PAGE && !state.about.columns.length;
@@ -106,6 +108,7 @@ async function list() {
   one("page-on").disabled = last >= state.total;
   one("strip").replaceChildren(...state.entries.map(offered));
   markImage();
+  return true;
 }
 
 function offered(entry) {
@@ -315,7 +318,7 @@ function nextMethod(by) {
 
 async function findLayers(signal) {
   const source = state.sources.find((name) => state.about.sources[name].live);
-  one("layer-field").hidden = !source;
+  one("layer-field").hidden = one("smoothing").hidden = !source;
   if (!source) return;
   const found = await ask("/api/layers", { source, image: state.image, whole: one("whole").checked }, { signal });
   state.layers = found.layers;
@@ -487,8 +490,7 @@ function listen() {
   one("choice").addEventListener("submit", async (event) => {
     event.preventDefault();
     state.offset = 0;
-    await list();
-    if (state.given) choose(state.entries[state.entries.length - state.given].id);
+    if ((await list()) && state.given) choose(state.entries[state.entries.length - state.given].id);
   });
   one("other-class").addEventListener("submit", addClass);
   one("several").addEventListener("change", () => {

@@ -31,7 +31,12 @@ def endless(progress: Progress) -> None:
 def test_jobs_are_done_in_order_one_at_a_time(queue: Queue) -> None:
     found: list[int] = []
     go = Event()
-    first = queue.add(lambda progress: (go.wait(), found.append(1)))
+
+    def wait(progress: Progress) -> None:
+        go.wait()
+        found.append(1)
+
+    first = queue.add(wait)
     until(lambda: first.is_running)
     others = [queue.add(lambda progress, number=number: found.append(number)) for number in (2, 3)]
     assert [queue.ahead(job) for job in (first, *others)] == [0, 1, 2]
