@@ -214,12 +214,12 @@ def _pictures(options: argparse.Namespace) -> tuple[Shelf, tuple[str, ...], tupl
 
 def demo_pictures() -> dict[str, Path]:
     """The demo's pictures by name, in the cache folder, so that the commands that name them work later, too."""
-    from skimage import data
-
     from camkit.visualize.save import save_picture
 
     folder = demo.cache_folder() / "pictures"
     made = {"cat and espresso": save_picture(folder / "cat-and-espresso.png", demo.photographs())}
+    from skimage import data  # photographs() says where it is missing
+
     for name in PHOTOGRAPHS:
         made[name] = save_picture(folder / f"{name}.png", getattr(data, name)())
     return made

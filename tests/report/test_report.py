@@ -15,9 +15,9 @@ pytest.importorskip("pyarrow", reason="runs need pyarrow: pip install 'camkit[da
 pytest.importorskip("sklearn", reason="reports need scikit-learn: pip install 'camkit[report]'")
 
 from camkit.datasets import run
+from camkit.datasets.drawing import find_image
 from camkit.errors import CamkitError, UsageError
 from camkit.report import write_report
-from camkit.report.pictures import find_image
 from tests.datasets.pictures import classifier, write_classes, write_pictures
 from tests.report.runs import blobs, write_image, write_labelled, write_run
 
