@@ -51,6 +51,8 @@ PICTURE_SECONDS = 60.0
 MOST_UPLOADING = 4
 LISTEN_SECONDS = 0.25
 """How often it is seen whether somebody still listens."""
+LAST = ("done", "error")
+"""Events after which nothing more is told."""
 CONCEPTS = 24
 """Colours of concepts that the page is told."""
 
@@ -347,7 +349,7 @@ async def _told(request: Request, queue: Queue, job: Job, news: asyncio.Event) -
             if said != last:
                 last = said
                 yield json.dumps(said).encode() + b"\n"
-            if job.is_done:
+            if said["event"] in LAST:  # not whether the job is done now, which it may have become since
                 return
             with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
                 await asyncio.wait_for(news.wait(), LISTEN_SECONDS)

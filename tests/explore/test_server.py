@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 import camkit
+from camkit.explore import app
 from camkit.explore.guard import HEADER
 from camkit.explore.pictures import MOST_BYTES
-from camkit.explore.queue import MOST_WAITING
+from camkit.explore.queue import MOST_WAITING, Job, Queue
 from camkit.methods import METHODS
 from camkit.visualize.save import load_raw
 from tests.datasets.pictures import CLASSES, _bomb, classifier, write_pictures
@@ -317,6 +318,19 @@ class TestCrowds:
         until(lambda: slow.ended == 1)
         assert page.ask("map")["maps"]
         assert slow.started == 1
+
+    def test_a_job_that_ends_while_its_state_is_told_is_told_to_its_end(
+        self, page: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        state = app._state
+
+        def late(queue: Queue, job: Job) -> dict[str, Any]:
+            said = state(queue, job)
+            job.wait(30)  # whatever was said, the job is done by now
+            return said
+
+        monkeypatch.setattr(app, "_state", late)
+        assert page.ask("map")["maps"]
 
     def test_progress_is_told(self, page: Client) -> None:
         answer = page.post("/api/map", {"source": "a", "image": FIRST, "method": "ScoreCAM", "layers": ["norm1"]})
