@@ -20,7 +20,7 @@ from camkit.versions import require
 if TYPE_CHECKING:
     from camkit.cli.parser import Parser
     from camkit.explore.album import Album, Shelf
-    from camkit.explore.app import Explorer
+    from camkit.explore.explorer import Explorer
     from camkit.explore.kinds import Source
     from camkit.explore.live import Live
     from camkit.models.classifier import Classifier
@@ -103,7 +103,7 @@ def make_explorer(options: argparse.Namespace) -> Explorer:
         CamkitError: A model, a run or pictures that aren't there.
     """
     from camkit.explore.album import Album
-    from camkit.explore.app import Explorer
+    from camkit.explore.explorer import Explorer
 
     shelf, columns, notices, rows = _pictures(options)
     if not (options.config or options.run):
@@ -252,7 +252,8 @@ def _models(options: argparse.Namespace, album: Album) -> dict[str, Source]:
 
 
 def _live(options: argparse.Namespace, classifier: Classifier, album: Album) -> Live:
-    from camkit.explore.live import Live, Setting
+    from camkit.explore.live import Live
+    from camkit.explore.setting import Setting
 
     name = Path(options.config)
     title = name.stem if name.suffix == ".py" else options.config

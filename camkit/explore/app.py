@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import json
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,17 +19,20 @@ import uvicorn
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from camkit import web
 from camkit.errors import CamkitError, UsageError
-from camkit.explore.album import Album, Choice, UnknownError
+from camkit.explore.album import Choice, UnknownError
+from camkit.explore.asked import Asked, AskedCategory, AskedLayers, AskedMap, AskedPicture, AskedPlace
+from camkit.explore.explorer import Explorer
 from camkit.explore.guard import Guard
-from camkit.explore.kinds import Source, View
+from camkit.explore.kinds import Source
 from camkit.explore.live import Live
 from camkit.explore.pictures import MOST_BYTES, MOST_PIXELS, PictureError
-from camkit.explore.queue import FullError, Job, Queue, Work
+from camkit.explore.queue import FullError
+from camkit.explore.telling import answer
+from camkit.typing import Progress
 from camkit.visualize.colours import COLORMAPS, PALETTE, concept_colour
 from camkit.visualize.opencv import cv2
 from camkit.visualize.overlay import Style
@@ -43,118 +44,17 @@ FILES = {
     "explore.js": "text/javascript",
     "ask.js": "text/javascript",
     "card.js": "text/javascript",
+    "controls.js": "text/javascript",
+    "page.js": "text/javascript",
     "paint.js": "text/javascript",
+    "strip.js": "text/javascript",
 }
 """What the page consists of. Nothing else of the package's folder is served."""
 PICTURE_SECONDS = 60.0
 """In which a picture must be uploaded."""
 MOST_UPLOADING = 4
-LISTEN_SECONDS = 0.25
-"""How often it is seen whether somebody still listens."""
-LAST = ("done", "error")
-"""Events after which nothing more is told."""
 CONCEPTS = 24
 """Colours of concepts that the page is told."""
-
-Text = Annotated[str, Field(max_length=1000)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Asked(BaseModel):
-    """One map of one picture, see :class:`camkit.explore.kinds.View`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    source: Text
-    image: Text
-    method: Text = "GradCAM"
-    category: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    layers: Annotated[list[Text], Field(max_length=32)] = []
-    eigen_smooth: bool = False
-    aug_smooth: bool = False
-
-    def view(self) -> View:
-        """Without the source."""
-        return View(self.image, self.method, self.category, tuple(self.layers), self.eigen_smooth, self.aug_smooth)
-
-
-class AskedLayers(Asked):
-    """The layers of a model."""
-
-    whole: bool = False
-
-
-class AskedMap(Asked):
-    """A map, and whether its signed form is wanted, too."""
-
-    signed: bool = False
-
-
-class AskedPlace(Asked):
-    """A place: shares of the picture's width and height."""
-
-    x: Share
-    y: Share
-
-
-class AskedPicture(Asked):
-    """A picture as the command line draws it."""
-
-    colormap: Text = "jet"
-    alpha: Share = 0.5
-    original_size: bool = False
-
-    def style(self) -> Style:
-        """Colours and share of the heat."""
-        return Style(self.colormap, self.alpha)
-
-
-class AskedCategory(BaseModel):
-    """A class by index or name."""
-
-    source: Text
-    text: Annotated[str, Field(min_length=1, max_length=200)]
-
-
-@dataclass
-class Explorer:
-    """What the page shows.
-
-    Attributes:
-        title: Of the page.
-        album: The pictures.
-        sources: What explains them, by a short name; the first one is shown first.
-        queue: In front of all of them.
-        methods: That are shown first.
-        categories: Classes that are shown first; none for the predicted one.
-        columns: Of the run that the pictures are from, by which they can be chosen and sorted; none without a run.
-        notices: Lines that stand on top of the page.
-    """
-
-    title: str
-    album: Album
-    sources: dict[str, Source]
-    queue: Queue = field(default_factory=Queue)
-    methods: tuple[str, ...] = ("GradCAM",)
-    categories: tuple[int, ...] = ()
-    columns: tuple[str, ...] = ()
-    notices: tuple[str, ...] = ()
-    uploading: int = 0
-
-    def source(self, name: str) -> Source:
-        """What explains.
-
-        Raises:
-            UsageError: There is no such thing.
-        """
-        if name not in self.sources:
-            raise UsageError("there is no such model or run")
-        return self.sources[name]
-
-    def close(self) -> None:
-        """End the model's thread, and delete what was uploaded."""
-        self.queue.close()
-        self.album.close()
 
 
 def make_app(explorer: Explorer, *, host: str = "127.0.0.1", token: str = "") -> Guard:
@@ -269,52 +169,55 @@ async def category(request: Request, asked: AskedCategory) -> dict[str, Any]:
 @router.post("/api/look")
 async def look(request: Request, asked: Asked) -> StreamingResponse:
     """The picture as the network sees it, and its classes."""
-    source = _explorer(request).source(asked.source)
-    return _answer(request, lambda progress: source.look(asked.image, progress))
+    return _told(request, asked, lambda source, progress: source.look(asked.image, progress))
 
 
 @router.post("/api/layers")
 async def layers(request: Request, asked: AskedLayers) -> StreamingResponse:
     """The layers that a map can be made of."""
     source = _explorer(request).source(asked.source)
-    return _answer(request, lambda progress: source.layers(asked.image, progress, whole=asked.whole))
+    return answer(
+        request, _explorer(request).queue, lambda progress: source.layers(asked.image, progress, whole=asked.whole)
+    )
 
 
 @router.post("/api/map")
 async def a_map(request: Request, asked: AskedMap) -> StreamingResponse:
     """A map, as numbers."""
     source = _explorer(request).source(asked.source)
-    return _answer(request, lambda progress: source.map(asked.view(), progress, signed=asked.signed))
+    return answer(
+        request, _explorer(request).queue, lambda progress: source.map(asked.view(), progress, signed=asked.signed)
+    )
 
 
 @router.post("/api/place")
 async def place(request: Request, asked: AskedPlace) -> StreamingResponse:
     """Which classes a place speaks for."""
     source = _explorer(request).source(asked.source)
-    return _answer(request, lambda progress: source.place(asked.view(), (asked.y, asked.x), progress))
+    return answer(
+        request, _explorer(request).queue, lambda progress: source.place(asked.view(), (asked.y, asked.x), progress)
+    )
 
 
 @router.post("/api/picture")
 async def picture(request: Request, asked: AskedPicture) -> StreamingResponse:
     """The picture that the command line would draw."""
-    source = _explorer(request).source(asked.source)
 
-    def draw(progress: Callable[[int, int], None]) -> dict[str, Any]:
+    def draw(source: Source, progress: Progress) -> dict[str, Any]:
         made = source.picture(asked.view(), asked.style(), progress, original_size=asked.original_size)
         return {"file": base64.b64encode(made).decode(), "type": "image/png"}
 
-    return _answer(request, draw)
+    return _told(request, asked, draw)
 
 
 @router.post("/api/raw")
 async def raw(request: Request, asked: Asked) -> StreamingResponse:
     """The signed maps and how they were made."""
-    source = _explorer(request).source(asked.source)
 
-    def write(progress: Callable[[int, int], None]) -> dict[str, Any]:
+    def write(source: Source, progress: Progress) -> dict[str, Any]:
         return {"file": base64.b64encode(source.raw(asked.view(), progress)).decode(), "type": "application/zip"}
 
-    return _answer(request, write)
+    return _told(request, asked, write)
 
 
 @router.post("/api/command")
@@ -324,49 +227,11 @@ def command(request: Request, asked: AskedPicture) -> dict[str, Any]:
     return {"command": source.command(asked.view(), asked.style(), original_size=asked.original_size)}
 
 
-def _answer(request: Request, work: Work) -> StreamingResponse:
-    """Queue a job, and tell about it line by line.
-
-    Raises:
-        FullError: There is no room in the queue.
-    """
-    queue = _explorer(request).queue
-    loop, news = asyncio.get_running_loop(), asyncio.Event()
-
-    def changed() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(news.set)
-
-    job = queue.add(work, changed)
-    return StreamingResponse(_told(request, queue, job, news), media_type="application/x-ndjson")
-
-
-async def _told(request: Request, queue: Queue, job: Job, news: asyncio.Event) -> AsyncIterator[bytes]:
-    last: dict[str, Any] = {}
-    try:
-        while True:
-            said = _state(queue, job)
-            if said != last:
-                last = said
-                yield json.dumps(said).encode() + b"\n"
-            if said["event"] in LAST:  # not whether the job is done now, which it may have become since
-                return
-            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
-                await asyncio.wait_for(news.wait(), LISTEN_SECONDS)
-            news.clear()
-            if await request.is_disconnected():
-                return
-    finally:
-        queue.stop(job)
-
-
-def _state(queue: Queue, job: Job) -> dict[str, Any]:
-    if job.is_done:
-        return {"event": "error", "error": job.error} if job.error else {"event": "done", "result": job.result}
-    if job.is_running:
-        done, total = job.progress or (0, 0)
-        return {"event": "running", "done": done, "total": total}
-    return {"event": "waiting", "ahead": queue.ahead(job)}
+def _told(request: Request, asked: Asked, work: Callable[[Source, Progress], Any]) -> StreamingResponse:
+    """What a source answers, line by line."""
+    explorer = _explorer(request)
+    source = explorer.source(asked.source)
+    return answer(request, explorer.queue, lambda progress: work(source, progress))
 
 
 async def _received(request: Request, folder: Path) -> Path:

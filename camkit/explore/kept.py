@@ -20,6 +20,7 @@ from camkit.errors import CamkitError, UsageError, printable
 from camkit.explore.album import Album, Choice, Chosen, Entry, UnknownError
 from camkit.explore.kinds import View, png, told_classes, told_maps
 from camkit.explore.pictures import PictureError
+from camkit.explore.setting import words_of_style
 from camkit.methods import METHODS
 from camkit.methods.maps import resize
 from camkit.typing import Progress
@@ -227,11 +228,7 @@ class Kept:
         about, at, column = self._find(view)
         words = ["camkit", "draw", self._run.path, "--where", f"id == {about['id']!r}", "--method", column.method]
         words += ["--target-index", str(at)] if at else []
-        words += ["--original-size"] * original_size
-        usual = Style()
-        words += ["--colormap", style.colormap] if style.colormap != usual.colormap else []
-        words += ["--alpha", repr(style.alpha)] if style.alpha != usual.alpha else []
-        return shlex.join(words)
+        return shlex.join([*words, *["--original-size"] * original_size, *words_of_style(style)])
 
     def _find(self, view: View) -> tuple[dict[str, Any], int, MapColumn]:
         """The row of a view, which of its classes it is, and a map column of its method."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import shlex
 import time
 from base64 import b64encode
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from camkit.explore.album import Album
 from camkit.explore.kinds import TOP, View, png, told_classes, told_maps
 from camkit.explore.lru import Lately
 from camkit.explore.place import Places
+from camkit.explore.setting import Setting
 from camkit.layers.default_layers import Question, choose
 from camkit.layers.listing import as_json, candidates
 from camkit.layers.target_layers import TargetLayers
@@ -47,31 +46,6 @@ SPOKEN_FOR = 8
 """Classes that a place is told to speak for."""
 SLOW = ("perturbation",)
 """Families whose methods run the network hundreds of times."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How the model was started, for explanations and for the commands that repeat them.
-
-    Attributes:
-        words: CONFIG, CHECKPOINT and the flags that load the model so, as they are typed.
-        device: As it was asked for.
-        cfg_options: As they were given.
-        output: Which part of the model's output is explained.
-        num_extra_tokens: See :class:`camkit.CAM`.
-        batch_size: See :class:`camkit.CAM`.
-        method_options: For the methods that have them.
-        bands: See :class:`camkit.models.prepared.Prepared`.
-    """
-
-    words: tuple[str, ...]
-    device: str = "cpu"
-    cfg_options: tuple[str, ...] = ()
-    output: Any = None
-    num_extra_tokens: int | None = None
-    batch_size: int | None = None
-    method_options: dict[str, Any] = field(default_factory=dict)
-    bands: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -238,32 +212,11 @@ class Live:
 
     def command(self, view: View, style: Style, *, original_size: bool) -> str:
         """See :class:`camkit.explore.kinds.Source`."""
-        setting = self._setting
-        method = self._method(view)
-        words = ["camkit", "vis-cam", self._album.typed(view.image), *setting.words, "--method", method.name]
-        options = {name: value for name, value in setting.method_options.items() if name in method.options}
-        if options:
-            words += ["--method-options", *(f"{name}={value!r}" for name, value in options.items())]
-        if setting.batch_size is not None:
-            words += ["--batch-size", str(setting.batch_size)]
-        if view.category is not None:
-            words += ["--target-category", str(view.category)]
-        if view.layers and method.takes_layers:
-            words += ["--target-layers", *view.layers]
-        words += ["--eigen-smooth"] * view.eigen_smooth + ["--aug-smooth"] * view.aug_smooth
-        if setting.bands:
-            words += ["--bands", *map(str, setting.bands)]
-        words += ["--original-size"] * original_size
-        usual = Style()
-        if style.colormap != usual.colormap:
-            words += ["--colormap", style.colormap]
-        if style.alpha != usual.alpha:
-            words += ["--alpha", repr(style.alpha)]
-        return shlex.join([*words, "--save-path", f"{Path(words[2]).stem or 'picture'}-{method.name}.png"])
+        typed, method = self._album.typed(view.image), self._method(view)
+        return self._setting.command(typed, method, view, style, original_size=original_size)
 
     def _configured(self, method: Method) -> Method:
-        options = {name: value for name, value in self._setting.method_options.items() if name in method.options}
-        return configured([method], options)[0]
+        return configured([method], self._setting.options_of(method))[0]
 
     def _method(self, view: View) -> Method:
         return self._methods[find_method(view.method).name]

@@ -1,40 +1,13 @@
 // The explorer: what is chosen, what is asked for, what is shown. Whatever comes from outside goes in as text.
 
-import { ask, bytes, get, Lately, send, upload } from "./ask.js";
+import { ask, bytes, get, Lately, send } from "./ask.js";
 import { Card } from "./card.js";
+import { addClass, chooseClass, findLayers, layerMoved, nextMethod, offerClasses, offerMethods, offerSources, showLayer } from "./controls.js";
+import { className, complain, make, one, say, state, told } from "./page.js";
+import { list, markImage, page, PAGE, step, take } from "./strip.js";
 
-const PAGE = 24;
-const one = (id) => document.getElementById(id);
-const SIX = ["GradCAM", "GradCAM++", "XGradCAM", "EigenCAM", "EigenGradCAM", "LayerCAM"];
 const CARDS = 24;
 
-/** An element with attributes and children; strings become text. */
-function make(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "onclick") made.addEventListener("click", value);
-    else if (value === true) made.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
-  }
-  made.append(...children.filter((each) => each !== null && each !== ""));
-  return made;
-}
-
-const state = {
-  about: null,
-  entries: [],
-  offset: 0,
-  total: 0,
-  given: 0, // entries that were not dropped here; they come last
-  image: null,
-  sources: [],
-  seen: {}, // by source
-  classes: [], // offered
-  categories: [],
-  methods: [],
-  layers: [],
-  layer: null, // none for the default one
-};
 const maps = new Lately();
 let cards = [];
 let work = new AbortController();
@@ -71,105 +44,8 @@ function showNothing() {
   offerClasses();
 }
 
-function complain(error) {
-  if (error.name === "AbortError") return;
-  one("problem").textContent = error.message;
-  one("problem").hidden = false;
-}
-
-function say(line) {
-  one("status").textContent = line;
-}
-
-// Pictures
-
-/** List pictures; whether that worked. */
-async function list() {
-  const query = new URLSearchParams({ offset: state.offset, limit: PAGE });
-  if (state.about.columns.length) {
-    query.set("where", one("where").value);
-    query.set("sort", one("sort").value);
-    query.set("descending", one("descending").checked);
-  }
-  try {
-    const found = await get(`/api/images?${query}`);
-    one("problem").hidden = true;
-    state.total = found.total;
-    state.entries = [...found.dropped, ...found.images];
-    state.given = found.images.length;
-  } catch (error) {
-    complain(error);
-    return false;
-  }
-  const last = state.offset + state.given;
-  one("paging").hidden = state.total <= PAGE && !state.about.columns.length;
-  one("range").textContent = state.given ? `${state.offset + 1} to ${last} of ${state.total}` : "none of them";
-  one("page-back").disabled = state.offset === 0;
-  one("page-on").disabled = last >= state.total;
-  one("strip").replaceChildren(...state.entries.map(offered));
-  markImage();
-  return true;
-}
-
-function offered(entry) {
-  const small = make("img", { src: `/api/small?id=${encodeURIComponent(entry.id)}`, alt: "", loading: "lazy" });
-  small.addEventListener("error", () => small.replaceWith(make("span", { class: "muted" }, "no picture")));
-  const note = entry.note ? make("span", { class: "note", title: entry.note }, entry.note) : null;
-  return make(
-    "li",
-    {},
-    make("button", { type: "button", "data-id": entry.id, title: entry.name, onclick: () => choose(entry.id) }, small, make("span", { class: "name" }, entry.name), note),
-  );
-}
-
-function markImage() {
-  for (const button of one("strip").querySelectorAll("button")) {
-    const current = button.dataset.id === state.image;
-    if (current) button.setAttribute("aria-current", "true");
-    else button.removeAttribute("aria-current");
-    if (current) button.scrollIntoView({ block: "nearest", inline: "nearest" });
-  }
-}
-
-async function page(by) {
-  state.offset = Math.max(0, state.offset + by);
-  await list();
-}
-
-async function step(by) {
-  const at = state.entries.findIndex((entry) => entry.id === state.image) + by;
-  if (at >= state.entries.length && state.offset + state.given < state.total) {
-    await page(PAGE);
-    return choose(state.entries[state.entries.length - state.given]?.id);
-  }
-  if (at < 0 && state.offset > 0) {
-    await page(-PAGE);
-    return choose(state.entries.at(-1)?.id);
-  }
-  if (state.entries[at]) await choose(state.entries[at].id);
-}
-
-async function take(files) {
-  for (const file of files) {
-    try {
-      const { limits } = state.about;
-      if (file.size > limits.bytes) throw new Error(`${file.name} is too large: a picture may have ${limits.bytes >> 20} MiB`);
-      say(`uploading ${file.name}`);
-      const entry = await upload(file);
-      await list();
-      const live = Object.keys(state.about.sources).filter((name) => state.about.sources[name].live);
-      if (!live.length) throw new Error("a run shows the images that it explained; start with CONFIG, too, to explain others");
-      if (!state.sources.some((name) => live.includes(name))) state.sources = live.slice(0, 1);
-      offerSources();
-      await choose(entry.id);
-    } catch (error) {
-      complain(error);
-    }
-  }
-}
-
 /** Show a picture: first what the network sees and its classes, then the layers, then maps. */
-async function choose(image, categories = []) {
+export async function choose(image, categories = []) {
   if (!image) return;
   one("problem").hidden = true;
   work.abort();
@@ -213,145 +89,6 @@ async function pictureData(seen) {
   const context = canvas.getContext("2d");
   context.drawImage(bitmap, 0, 0);
   return context.getImageData(0, 0, bitmap.width, bitmap.height);
-}
-
-// Sources, classes, methods, layers
-
-function chip(text, { pressed, key = "", number = "", title = null, onclick }) {
-  return make(
-    "li",
-    {},
-    make(
-      "button",
-      { type: "button", class: "chip", "aria-pressed": String(pressed), title, onclick },
-      key ? make("span", { class: "key", "aria-hidden": "true" }, key) : null,
-      make("span", {}, text),
-      number ? make("span", { class: "number" }, number) : null,
-    ),
-  );
-}
-
-/** Choose one of several, or with `beside` one more or less; never none. */
-function chosen(all, each, beside) {
-  if (!beside) return [each];
-  const left = all.includes(each) ? all.filter((other) => other !== each) : [...all, each];
-  return left.length ? left : all;
-}
-
-function offerSources() {
-  const names = Object.keys(state.about.sources);
-  one("sources").replaceChildren(
-    ...names.map((name) =>
-      chip(state.about.sources[name].title, {
-        pressed: state.sources.includes(name),
-        onclick: () => {
-          state.sources = names.filter((other) => chosen(state.sources, name, true).includes(other));
-          offerSources();
-          offerMethods();
-          choose(state.image);
-        },
-      }),
-    ),
-  );
-}
-
-function offerClasses() {
-  one("classes").replaceChildren(
-    ...state.classes.map((each, at) =>
-      chip(each.name, {
-        pressed: state.categories.includes(each.index),
-        key: at < 9 ? String(at + 1) : "",
-        number: each.probability === undefined ? "" : each.probability.toFixed(2),
-        title: `category ${each.index}`,
-        onclick: (event) => chooseClass(each.index, event.shiftKey || one("several").checked),
-      }),
-    ),
-  );
-  one("other-class").hidden = !state.about.sources[state.sources[0]].live;
-}
-
-function chooseClass(index, beside) {
-  state.categories = chosen(state.categories, index, beside);
-  offerClasses();
-  draw();
-}
-
-function methodsThere() {
-  const found = new Map();
-  for (const name of state.sources) for (const method of state.about.sources[name].methods) found.set(method.name, method);
-  return [...found.values()];
-}
-
-function offerMethods() {
-  const there = methodsThere();
-  const offer = (method) =>
-    chip(method.name, {
-      pressed: state.methods.includes(method.name),
-      number: method.slow ? "slow" : "",
-      title: method.cost ? `${method.family}; ${method.cost} forwards` : method.family,
-      onclick: () => {
-        state.methods = chosen(state.methods, method.name, true);
-        offerMethods();
-        draw();
-      },
-    });
-  const near = there.length <= 8 ? there : there.filter((each) => SIX.includes(each.name));
-  one("methods").replaceChildren(...near.map(offer));
-  const others = there.filter((each) => !near.includes(each));
-  one("more").hidden = !others.length;
-  one("families").replaceChildren(
-    ...[...new Set(others.map((each) => each.family))].flatMap((family) => [
-      make("h3", {}, family),
-      make("ul", { class: "chips" }, ...others.filter((each) => each.family === family).map(offer)),
-    ]),
-  );
-}
-
-function nextMethod(by) {
-  const names = methodsThere().map((each) => each.name);
-  const at = names.indexOf(state.methods[0]);
-  state.methods = [names[(at + by + names.length) % names.length]];
-  offerMethods();
-  say(`method ${state.methods[0]}`);
-  draw();
-}
-
-async function findLayers(signal) {
-  const source = state.sources.find((name) => state.about.sources[name].live);
-  one("layer-field").hidden = one("smoothing").hidden = !source;
-  if (!source) return;
-  const found = await ask("/api/layers", { source, image: state.image, whole: one("whole").checked }, { signal });
-  state.layers = found.layers;
-  state.default = found.default;
-  if (state.layer && !state.layers.some((each) => each.name === state.layer)) state.layer = null;
-  showLayer(found.problem);
-}
-
-function showLayer(problem = "") {
-  const { layers } = state;
-  const name = state.layer ?? state.default;
-  const at = layers.findIndex((each) => each.name === name);
-  const slider = one("layer");
-  slider.max = Math.max(0, layers.length - 1);
-  slider.disabled = !layers.length;
-  slider.value = Math.max(0, at);
-  const layer = layers[at];
-  let text = problem || (layers.length ? "default" : "no layer has a grid");
-  if (layer) {
-    const places = layer.grid[0] * layer.grid[1];
-    const live = layer.live ? `live at ${layer.live_places} of ${places} places` : "dead: the score doesn't depend on it";
-    text = `${layer.name}: ${layer.type}, grid ${layer.grid.join("x")}, ${live}${state.layer ? "" : " (default)"}`;
-  }
-  one("layer-name").textContent = text;
-  slider.setAttribute("aria-valuetext", text);
-}
-
-let waiting = null;
-function layerMoved() {
-  state.layer = state.layers[Number(one("layer").value)]?.name ?? null;
-  showLayer();
-  clearTimeout(waiting);
-  waiting = setTimeout(draw, 120);
 }
 
 // Maps
@@ -398,7 +135,7 @@ function pairs(views) {
   return found.slice(0, CARDS);
 }
 
-async function draw() {
+export async function draw() {
   if (!state.image || !Object.keys(state.seen).length) return;
   const views = wanted();
   for (const card of cards) card.stop();
@@ -423,7 +160,6 @@ function repaint() {
 }
 
 const asks = (view) => state.about.sources[view.source].methods.find((each) => each.name === view.method).asks_for_class;
-const className = (index) => (index === null ? "" : (state.classes.find((each) => each.index === index)?.name ?? `category ${index}`));
 const titleOf = (source) => (Object.keys(state.about.sources).length > 1 ? state.about.sources[source].title : "");
 
 /** What cards need of the rest. */
@@ -440,11 +176,6 @@ const context = {
   showPlace,
   showCommand,
 };
-
-function told(said) {
-  if (said.event === "waiting") return `waiting for the model, ${said.ahead} ahead`;
-  return said.total ? `${said.done} of ${said.total}` : "working";
-}
 
 function showPlace(view, found) {
   one("place").hidden = false;
@@ -517,21 +248,6 @@ function listen() {
     document.body.classList.remove("dropping");
     take([...event.dataTransfer.files]);
   });
-}
-
-async function addClass(event) {
-  event.preventDefault();
-  const text = one("category").value.trim();
-  if (!text) return;
-  try {
-    const found = await send("/api/category", { source: state.sources[0], text });
-    if (!state.classes.some((each) => each.index === found.index)) state.classes.push(found);
-    one("category").value = "";
-    one("problem").hidden = true;
-    chooseClass(found.index, one("several").checked);
-  } catch (error) {
-    complain(error);
-  }
 }
 
 function pressed(event) {

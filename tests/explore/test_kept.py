@@ -16,7 +16,7 @@ from PIL import Image
 from camkit.cli.main import main
 from camkit.datasets import load, run
 from camkit.explore.album import Album
-from camkit.explore.app import Explorer
+from camkit.explore.explorer import Explorer
 from camkit.explore.kept import Kept, Rows
 from camkit.visualize.save import load_raw
 from tests.datasets.pictures import classifier, write_pictures

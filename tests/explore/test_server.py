@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import camkit
-from camkit.explore import app
+from camkit.explore import telling
 from camkit.explore.guard import HEADER
 from camkit.explore.pictures import MOST_BYTES
 from camkit.explore.queue import MOST_WAITING, Job, Queue
@@ -322,14 +322,14 @@ class TestCrowds:
     def test_a_job_that_ends_while_its_state_is_told_is_told_to_its_end(
         self, page: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        state = app._state
+        state = telling._state
 
         def late(queue: Queue, job: Job) -> dict[str, Any]:
             said = state(queue, job)
             job.wait(30)  # whatever was said, the job is done by now
             return said
 
-        monkeypatch.setattr(app, "_state", late)
+        monkeypatch.setattr(telling, "_state", late)
         assert page.ask("map")["maps"]
 
     def test_progress_is_told(self, page: Client) -> None:
