@@ -116,7 +116,7 @@ def make_explorer(options: argparse.Namespace) -> Explorer:
         if rows is not None:
             from camkit.explore.kept import Kept
 
-            sources["run"] = Kept(rows, album)
+            sources["run"] = Kept(rows, album, tuple(options.bands))
         live: Any = sources.get("a")
         categories = tuple(flags.categories(options, live.classifier)) if live else ()
     except BaseException:

@@ -23,6 +23,7 @@ from camkit.explore.pictures import PictureError
 from camkit.explore.setting import words_of_style
 from camkit.methods import METHODS
 from camkit.methods.maps import resize
+from camkit.models.bands import show
 from camkit.typing import Progress
 from camkit.visualize.overlay import Style, draw_maps
 from camkit.visualize.picture import Picture
@@ -111,12 +112,14 @@ class Kept:
     Args:
         rows: Its rows.
         album: The pictures.
+        bands: Of images with many, those that are drawn, counted from 1.
     """
 
-    def __init__(self, rows: Rows, album: Album) -> None:
+    def __init__(self, rows: Rows, album: Album, bands: tuple[int, ...] = ()) -> None:
         self._rows = rows
         self._run = rows.run
         self._album = album
+        self._bands = bands
 
     def about(self) -> dict[str, Any]:
         """See :class:`camkit.explore.kinds.Source`."""
@@ -205,7 +208,16 @@ class Kept:
         grey, note = self._picture(about)
         if not note:
             path = str(self._rows.path(about["id"]))
-            drawn = draw(self._run, about["id"], column.method, at, original_size=original_size, style=style, path=path)
+            drawn = draw(
+                self._run,
+                about["id"],
+                column.method,
+                at,
+                original_size=original_size,
+                style=style,
+                bands=self._bands,
+                path=path,
+            )
             return png(drawn)
         maps = self._run.finished(about["id"], column.method).numpy()
         chosen = maps if column.concepts else maps[[at]]
@@ -228,6 +240,7 @@ class Kept:
         about, at, column = self._find(view)
         words = ["camkit", "draw", self._run.path, "--where", f"id == {about['id']!r}", "--method", column.method]
         words += ["--target-index", str(at)] if at else []
+        words += ["--bands", *map(str, self._bands)] if self._bands else []
         return shlex.join([*words, *["--original-size"] * original_size, *words_of_style(style)])
 
     def _find(self, view: View) -> tuple[dict[str, Any], int, MapColumn]:
@@ -254,7 +267,8 @@ class Kept:
             if None in box:
                 raise CamkitError("where the network looked isn't known: maps are shown alone")
             path = as_text(str(self._rows.path(about["id"])))
-            return cut(read_original(self._run, {**about, "path": path}), box, size), ""
+            values = cut(read_original(self._run, {**about, "path": path}, self._bands), box, size)
+            return show(values, eight_bit=values.dtype == np.uint8), ""
         except CamkitError as error:
             return np.full((*size, 3), GREY, dtype=np.uint8), str(error)
 
