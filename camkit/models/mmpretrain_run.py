@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from camkit.errors import reason
 from camkit.models.mmpretrain_reader import Form, pixels, read_form
+from camkit.models.randomness import same_randomness
 
 Step = Callable[[dict[str, Any]], Any]
 """A built transform: takes MMPretrain's dict of results, with the image as ``img``, and returns one."""
@@ -99,21 +97,6 @@ def step_name(step: Step) -> str:
     """The name of a transform's class."""
     step = getattr(step, "t", step)  # inside MMPretrain's wrapper around torchvision's transforms
     return str(getattr(step, "__name__", type(step).__name__))
-
-
-@contextmanager
-def same_randomness() -> Iterator[None]:
-    """Run a pipeline from the same random state every time, and leave the process' own as it was."""
-    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002 (what the transforms draw from)
-    torch.default_generator.manual_seed(0)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(pytorch)
 
 
 def _image_key(steps: Sequence[Step]) -> str:
