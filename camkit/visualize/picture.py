@@ -29,7 +29,7 @@ def as_picture(image: Picture | Image, channel_order: str = "RGB") -> Picture:
         UsageError: Another type, dtype or shape, an empty image, or another channel order.
     """
     check_channel_order(channel_order)
-    if _is_pil(image):
+    if is_pil(image):
         return _from_pil(image)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or not _has_channels(image):
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -61,13 +61,13 @@ def check_channel_order(channel_order: str) -> None:
         raise UsageError(f"channel_order is 'RGB' or 'BGR', got {channel_order!r}")
 
 
-def _has_channels(image: NDArray[Any]) -> bool:
-    return image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))
-
-
-def _is_pil(image: Any) -> bool:
+def is_pil(image: Any) -> bool:
     """Whether this is a PIL image, found out without importing PIL."""
     return any(base.__module__ == "PIL.Image" for base in type(image).__mro__)
+
+
+def _has_channels(image: NDArray[Any]) -> bool:
+    return image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))
 
 
 def _from_pil(image: Any) -> Picture:
