@@ -25,6 +25,7 @@ PACKAGES = [
     "explore",
     "report",
     "web",
+    "integrations",
     "datasets",
     "constructors",
     "explaining",
@@ -49,6 +50,16 @@ CORE = ("smoothing", "cam", "targets", "signals", "layers", "engine", "methods",
 HOMES = {package: name for name, framework in FRAMEWORKS.items() for package in framework.packages}
 HOMES |= {"huggingface_hub": "timm", "safetensors": "checkpoint"}
 """Packages by the module of camkit.models that may import them, as may those whose names it begins (mmpretrain_...)."""
+TRAINERS = {
+    "mmengine": "mmengine",
+    "lightning": "lightning",
+    "pytorch_lightning": "lightning",
+    "transformers": "transformers",
+    "torch.utils.tensorboard": "transformers",
+    "tensorboardX": "transformers",
+    "wandb": "loggers|transformers",
+}
+"""Packages of trainings by the modules of camkit.integrations that may import them."""
 
 FILES = {str(path.relative_to(PACKAGE)): path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"}
 each_file = pytest.mark.parametrize("name", FILES)
@@ -83,8 +94,11 @@ def files_of(home: str) -> list[str]:
 
 @each_file
 def test_frameworks_stay_in_their_module(name: str) -> None:
-    names = {each.partition(".")[0] for each in imports(FILES[name])}
-    assert {each for each in names if each in HOMES and name not in files_of(HOMES[each])} == set()
+    found = imports(FILES[name])
+    names = {each.partition(".")[0] for each in found}
+    own = {each for each in TRAINERS if re.fullmatch(rf"integrations/({TRAINERS[each]})\.py", name)}
+    assert {each for each in names - own if each in HOMES and name not in files_of(HOMES[each])} == set()
+    assert {each for each in found - own if each in TRAINERS and each not in HOMES} == set()
     assert not names & {"pytorch_grad_cam", "captum", "torchcam"}, "packages to compare with, in tests alone"
     if package_of(name) in CORE:
         assert not names & {"argparse", "cv2", "numpy", "matplotlib", "PIL", "rich"}
@@ -156,6 +170,12 @@ def test_help_loads_no_torch(arguments: str) -> None:
     loaded = loaded_after(f"from camkit.cli.main import main\ntry: main({arguments})\nexcept SystemExit: pass")
     assert "camkit" in loaded
     assert "torch" not in loaded
+
+
+def test_the_recorder_loads_no_framework() -> None:
+    loaded = loaded_after("from camkit.integrations import Recorder")
+    assert "torch" in loaded
+    assert not loaded & {"mmpretrain", "mmengine", "lightning", "transformers", "tensorboard", "wandb", "torchvision"}
 
 
 def test_help_of_a_command_loads_no_mmpretrain() -> None:
