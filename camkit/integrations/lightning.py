@@ -91,7 +91,7 @@ class CAMCallback(_callback()):  # type: ignore[misc]
     def _logger(self, trainer: Any) -> Logger | None:
         """All loggers, if one of them takes pictures or there is a folder for these."""
         found = [_TrainerLogger(each) for each in trainer.loggers]
-        if any(each.takes_pictures for each in found) or not trainer.is_global_zero:
+        if any(each.takes_pictures for each in found):
             return Several(found)
         if self.schedule.given("folder") is not None:
             return Several(found) if found else None

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmengine.dataset import pseudo_collate
@@ -133,14 +134,12 @@ class _ConfigReader(Reader):
     def read_file(self, path: str) -> Sample:
         """See :class:`camkit.integrations.samples.Reader`."""
         prepared = self._pipeline(path)
-        return replace(
-            self.of_inputs(prepared.inputs, path.rpartition("/")[2].rpartition(".")[0]), picture=prepared.picture
-        )
+        return replace(self.of_inputs(prepared.inputs, Path(path).stem), picture=prepared.picture)
 
     def read_item(self, dataset: Any, index: int) -> Sample:
         """See :class:`camkit.integrations.samples.Reader`; files are read anew, for the colours of their pictures."""
         info = dataset.get_data_info(index)
-        label = as_label(info.get("gt_label"), index)
+        label = as_label(info.get("gt_label"))
         if info.get("img_path"):
             return replace(self.read_file(str(info["img_path"])), label=label)
         packed = dataset[index]

@@ -89,7 +89,7 @@ class Reader:
         """The sample of a data set's item: (image, label, ...), a dict with both, or an image alone.
 
         Raises:
-            UsageError: there is no image in it, or several labels.
+            UsageError: there is no image in it.
         """
         item = dataset[index]
         image, label = _parts(item)
@@ -102,7 +102,7 @@ class Reader:
                 f"item {index} of the {type(dataset).__name__} holds no image tensor (C, H, W) but a "
                 f"{type(image).__name__}: give tensors, paths, or items (image, label)"
             )
-        return replace(self.of_inputs(image, f"image{index}"), label=as_label(label, index))
+        return replace(self.of_inputs(image, f"image{index}"), label=as_label(label))
 
     def labels(self, dataset: Any) -> Iterator[Any]:
         """The label of every item, read from the items only where the data set has no list of them."""
@@ -184,27 +184,14 @@ def collect(
     if labels is not None:
         if len(labels) != len(found):
             raise UsageError(f"{len(found)} images need as many labels, got {len(labels)}")
-        pairs = zip(found, labels, strict=True)
-        found = [replace(each, label=as_label(label, index)) for index, (each, label) in enumerate(pairs)]
+        found = [replace(each, label=as_label(label)) for each, label in zip(found, labels, strict=True)]
     return _named_apart(found)
 
 
-def as_label(label: Any, index: int) -> int | None:
-    """A class index, from whatever holds one; None for none.
-
-    Raises:
-        UsageError: several, or something else.
-    """
+def as_label(label: Any) -> int | None:
+    """A class index, from whatever holds one; None for none, or where there are several."""
     values = np.asarray(label.cpu() if isinstance(label, Tensor) else label).reshape(-1)
-    if label is None or not len(values):
-        return None
-    if len(values) > 1 or values.dtype.kind not in "iub":
-        shown = f"{len(values)} values" if len(values) > 1 else repr(values[0].item())
-        raise UsageError(
-            f"the label of image {index} is no class index but {shown}: name the classes to explain, targets=[0, 1], "
-            "or take targets='predicted'"
-        )
-    return int(values[0])
+    return int(values[0]) if len(values) == 1 and values.dtype.kind in "iub" else None
 
 
 def _read(images: Any, reader: Reader, num_images: int, per_class: int | None) -> Iterator[Sample]:
@@ -234,9 +221,11 @@ def _chosen(dataset: Any, reader: Reader, num_images: int, per_class: int | None
         return list(range(min(num_images, len(dataset))))
     found: dict[int, list[int]] = {}
     for index, label in enumerate(reader.labels(dataset)):
-        number = as_label(label, index)
+        number = as_label(label)
         if number is None:
-            raise UsageError(f"per_class={per_class} needs labels, and item {index} of the data set has none")
+            raise UsageError(
+                f"per_class={per_class} needs a class index per image, and item {index} of the data set has none"
+            )
         if len(found.setdefault(number, [])) < per_class:
             found[number].append(index)
     return [index for number in sorted(found) for index in found[number]]

@@ -77,26 +77,26 @@ class CAMCallback(TrainerCallback):  # type: ignore[misc]
             self._writer = None
 
     def _logger(self, args: Any) -> Logger | None:
-        """Where ``report_to`` says; None where there is a folder instead, and in processes that don't write."""
-        if not is_first_process():
+        """Where ``report_to`` says; None where there is a folder instead."""
+        places = [each for each in ("tensorboard", "wandb") if each in args.report_to]
+        if not places:
+            if self.schedule.given("folder") is not None:
+                return None
+            raise UsageError(
+                f"nothing that the Trainer reports to takes pictures (report_to={args.report_to!r}): set report_to="
+                "'tensorboard', or give folder= to CAMCallback"
+            )
+        if not is_first_process():  # which alone has writers
             return Several([])
         found: list[Logger] = []
-        if "tensorboard" in args.report_to:
+        if "tensorboard" in places:
             self._writer = _summary_writer(_log_folder(args))
             found.append(Writer(self._writer))
-        if "wandb" in args.report_to:
+        if "wandb" in places:
             import wandb
 
-            if wandb.run is not None:
-                found.append(WandbRun(wandb.run))
-        if found:
-            return Several(found)
-        if self.schedule.given("folder") is not None:
-            return None
-        raise UsageError(
-            f"nothing that the Trainer reports to takes pictures (report_to={args.report_to!r}): set report_to="
-            "'tensorboard', or give folder= to CAMCallback"
-        )
+            found += [] if wandb.run is None else [WandbRun(wandb.run)]
+        return Several(found)
 
 
 def _of_config(model: Any) -> dict[str, Any]:

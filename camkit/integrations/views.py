@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import index as whole
 from typing import Any
 
 import numpy as np
@@ -96,8 +97,8 @@ def questions(targets: Any, samples: Sequence[Sample], class_names: Sequence[str
     if isinstance(targets, str) and targets in WHICH:
         if unlabelled and targets != "predicted":
             raise UsageError(
-                f"targets={targets!r} needs each image's label, and {unlabelled[0]} has none: give labels=, or take "
-                "targets='predicted'"
+                f"targets={targets!r} needs a class index as each image's label, and {unlabelled[0]} has none: give "
+                "labels=, or take targets='predicted'"
             )
         return [Question((name,)) for name in (WHICH[:2] if targets == "both" else (targets,))]
     if isinstance(targets, str | int) or callable(targets):
@@ -237,6 +238,9 @@ def _as_target(given: Any, class_names: Sequence[str] | None) -> Any:
         return find_category(given, class_names, "the network")
     if callable(given):
         return given
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise UsageError(f"a target is a class index, a class name or a function of the output; got {given!r}")
-    return given
+    try:
+        return whole(given)
+    except TypeError as error:
+        raise UsageError(
+            f"a target is a class index, a class name or a function of the output; got {given!r}"
+        ) from error

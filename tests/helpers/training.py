@@ -58,6 +58,7 @@ class Way:
         dtype: of autocast; None for none.
         scaler: whether losses are scaled.
         averaged: whether an average of the weights is kept.
+        device: where.
     """
 
     wrap: Callable[[nn.Module], Any] = lambda model: model
@@ -66,6 +67,7 @@ class Way:
     dtype: torch.dtype | None = None
     scaler: bool = False
     averaged: bool = False
+    device: str = "cpu"
 
 
 Watch = Callable[[nn.Module, int], object]
@@ -82,18 +84,18 @@ def train(way: Way, watch: Callable[[nn.Module], Watch] | None = None, steps: in
     Returns:
         Every loss, then the final weights and buffers, averaged ones among them.
     """
-    torch.default_generator.manual_seed(1)
-    model = way.network().train()
+    torch.manual_seed(1)
+    model = way.network().train().to(way.device)
     trained = way.wrap(model)
     average = AveragedModel(model, use_buffers=True) if way.averaged else None
     look = watch(trained) if watch else lambda model, step: None
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    scaler = torch.amp.GradScaler("cpu", enabled=way.scaler) if way.scaler else None  # type: ignore[attr-defined]
-    images, labels = examples()
+    scaler = torch.amp.GradScaler(way.device, enabled=way.scaler) if way.scaler else None  # type: ignore[attr-defined]
+    images, labels = (each.to(way.device) for each in examples())
     losses = []
     for step in range(steps):
         batch = torch.randint(len(images), (4,))
-        with nullcontext() if way.dtype is None else torch.autocast("cpu", way.dtype):
+        with nullcontext() if way.dtype is None else torch.autocast(way.device, way.dtype):
             loss = functional.cross_entropy(trained(images[batch]), labels[batch]) / way.accumulate
             look(trained, step)  # before the backward, with a graph that is still needed
         scaler.scale(loss).backward() if scaler else loss.backward()  # type: ignore[no-untyped-call]

@@ -109,6 +109,16 @@ class TestTraining:
         torch._dynamo.reset()
         assert_identical(train(way, watching()), without)
 
+    @pytest.mark.cuda
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_on_a_gpu_is_the_one_without(self, dtype: torch.dtype) -> None:
+        way = Way(dtype=dtype, scaler=dtype == torch.float16, accumulate=2, averaged=True, device="cuda")
+        before = torch.cuda.memory_allocated()
+        with torch.backends.cudnn.flags(deterministic=True):
+            assert_identical(train(way, watching()), train(way))
+        assert torch.cuda.memory_allocated() <= before + 2**20
+
     def test_compiles_nothing_anew(self) -> None:
         if not hasattr(torch.compiler, "set_stance"):
             pytest.skip("torch before 2.6 runs nothing compiled as the Python it was")
@@ -322,9 +332,20 @@ class TestStart:
         (tmp_path / "file").write_text("x")
         assert "can't write" in refusal(recorder, CamkitError, folder=tmp_path / "file")
 
-    def test_refuses_several_labels_of_an_image(self) -> None:
+    def test_refuses_weights_that_are_spread_over_processes(self) -> None:
+        class FullyShardedDataParallel(SmallCNN):
+            pass
+
+        said = refusal(recorder, UsageError, nn.Sequential(FullyShardedDataParallel()))
+        assert "spread over processes (FullyShardedDataParallel)" in said
+
+    def test_takes_no_label_of_an_image_with_several(self) -> None:
         pairs = [(image, torch.tensor([0.0, 1, 0, 1, 0])) for image in IMAGES]
-        assert "no class index but 5 values" in refusal(recorder, UsageError, images=pairs)
+        assert "image0 has none" in refusal(recorder, UsageError, images=pairs, targets="label")
+        assert "item 0 of the data set has none" in refusal(recorder, UsageError, images=pairs, per_class=1)
+        kept = recorder(images=pairs)
+        kept.step(1)
+        assert list(kept.step(2).drift) == ["GradCAM_predicted"]
 
     def test_refuses_a_named_layer_of_which_no_map_can_be_made(self) -> None:
         assert "'head'" in refusal(recorder, LayerError, target_layers=["head"])

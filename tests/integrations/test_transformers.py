@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import camkit
 from camkit.errors import CamkitError, CamkitWarning, UsageError
 from tests.helpers.refusals import refusal
 from tests.helpers.training import assert_identical, events, examples, pictures
@@ -64,7 +65,7 @@ def tiny() -> Any:
     return transformers.ViTForImageClassification(config)
 
 
-def fit(folder: Path, *callbacks: Any, model: Any = None, **how: Any) -> list[Tensor]:
+def fit(folder: Path, *callbacks: Any, model: Any = None, processing_class: Any = None, **how: Any) -> list[Tensor]:
     """Train for two epochs, shuffled; losses and final weights."""
     torch.default_generator.manual_seed(0)
     model = tiny() if model is None else model
@@ -82,7 +83,13 @@ def fit(folder: Path, *callbacks: Any, model: Any = None, **how: Any) -> list[Te
         **options,
     )
     kept = Losses()
-    trainer = transformers.Trainer(model=model, args=arguments, train_dataset=Examples(), callbacks=[kept, *callbacks])
+    trainer = transformers.Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=Examples(),
+        callbacks=[kept, *callbacks],
+        processing_class=processing_class,
+    )
     trainer.train()
     return [*kept.losses, *model.state_dict().values()]
 
@@ -136,6 +143,17 @@ def test_class_names_come_from_the_model(tmp_path: Path) -> None:
     callback = CAMCallback(Examples(), num_images=1, targets=["three"], every_n_steps=2)
     fit(tmp_path, callback, model=model)
     assert sorted(events(tmp_path).scalars["cam/drift_GradCAM_class3"]) == [4, 6, 8]
+
+
+def test_paths_go_through_the_trainer_s_image_processor(tmp_path: Path) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    camkit.save_picture(tmp_path / "photo.png", photo)
+    processor = transformers.ViTImageProcessor(size={"height": 16, "width": 16}, image_std=[0.5, 0.4, 0.3])
+    callback = CAMCallback([tmp_path / "photo.png"], folder=tmp_path / "maps", targets="predicted", logger=False)
+    fit(tmp_path, callback, processing_class=processor)
+    seen = processor(photo, return_tensors="np", do_normalize=False)["pixel_values"][0].transpose(1, 2, 0)
+    shown = pictures(tmp_path / "maps")["photo_1"][28:188:10, 28:188:10]
+    assert abs(shown - 255 * seen).max() <= 1
 
 
 def test_nowhere_to_put_pictures(tmp_path: Path) -> None:
