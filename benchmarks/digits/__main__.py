@@ -17,7 +17,7 @@ import torch
 import camkit
 from benchmarks.digits import measure, recipe
 from benchmarks.digits.canvases import SIDE
-from benchmarks.digits.picture import picture
+from benchmarks.digits.picture import over_epochs, picture
 from benchmarks.provenance import RESULTS, machine
 
 
@@ -28,7 +28,13 @@ def main() -> None:
     parser.add_argument("--split", choices=measure.SEEDS, default="held-out", help="validation writes nothing")
     parser.add_argument("--picture", type=Path, help="draw a canvas and its maps to this file and do nothing else")
     parser.add_argument("--canvas", type=int, default=5, help="which of the held-out canvases to draw")
+    parser.add_argument("--strip", type=Path, help="train anew, draw a canvas's maps over epochs and do nothing else")
     options = parser.parse_args()
+    if options.strip:
+        torch.set_num_threads(1)
+        camkit.save_picture(options.strip, over_epochs())
+        print(f"wrote: {options.strip}")
+        return
     if options.train:
         # More threads add in another order: one gives the same weights on a machine with any number of cores.
         torch.set_num_threads(1)

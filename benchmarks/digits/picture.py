@@ -10,10 +10,15 @@ from torch import nn
 from torch.nn import functional
 
 import camkit
+from benchmarks.digits import measure, recipe
 from benchmarks.digits.canvases import SIDE, Canvases
+from camkit.integrations import Recorder
 
 SHOWN = ("GradCAM", "GradCAM++", "LayerCAM", "EigenCAM", "ScoreCAM", "GradientRollout", "RandomCAM")
 """Some of every family, those that fail included."""
+EPOCH = 20
+"""Steps that draw about as many digits as there are for training."""
+SHOWN_EPOCHS = 8
 ZOOM = 4
 """Pixels of the picture per pixel of the canvas."""
 WHITE = (255, 255, 255)
@@ -34,6 +39,56 @@ def picture(model: nn.Module, canvases: Canvases, index: int) -> NDArray[np.uint
             overlay = _framed(camkit.overlay(shown, heat), canvases.corners[index, place].tolist())
             rows[place].append(_crossed(overlay, maps[0, place]))
     return camkit.grid(rows, [f"where is the {each}?" for each in wanted], ["canvas", *SHOWN])
+
+
+class _Strips:
+    """Keeps the last strip of each map, and prints how far maps move."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, NDArray[np.uint8]] = {}
+
+    def add_image(self, name: str, image: NDArray[np.uint8], step: int) -> None:
+        if name.endswith("_strip"):
+            self.last[name] = image
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        print(f"epoch {step}: {name} {value:.3f}", flush=True)
+
+
+def over_epochs(steps: int = recipe.STEPS, index: int = 5) -> NDArray[np.uint8]:
+    """Train the network and look on: a canvas's maps for both of its digits over the epochs, one row each, RGB.
+
+    Args:
+        steps: how long it is trained.
+        index: which of the held-out canvases.
+    """
+    strips = _Strips()
+    canvases = measure.sample("held-out", measure.SIZES[0])
+    recorder: Recorder | None = None
+
+    def watch(model: nn.Module, step: int) -> None:
+        nonlocal recorder
+        if recorder is None:
+            recorder = Recorder(
+                model,
+                canvases.images[index : index + 1],
+                methods="LayerCAM",
+                targets=canvases.classes[index].tolist(),
+                activation="sigmoid",
+                mean=[0.0],
+                std=[1.0],
+                logger=strips,
+                unit="epoch",
+                strip=SHOWN_EPOCHS,
+            )
+        epoch, rest = divmod(step, EPOCH)
+        if rest == 0:
+            recorder.step(epoch)
+
+    recipe.train(steps, watch=watch)
+    if recorder is not None:
+        recorder.finish()
+    return np.concatenate(list(strips.last.values()))
 
 
 def _framed(shown: NDArray[np.uint8], corner: list[int]) -> NDArray[np.uint8]:

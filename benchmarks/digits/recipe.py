@@ -32,18 +32,23 @@ of the time; the large ones then teach to pass over background."""
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def train(steps: int = STEPS, seed: int = 0) -> DigitsViT:
-    """Train the transformer; the same ``steps`` and ``seed`` give the same one on the same machine."""
-    return train_network(DigitsViT, steps, seed)
+def train(steps: int = STEPS, seed: int = 0, watch: Callable[[DigitsViT, int], object] | None = None) -> DigitsViT:
+    """Train the transformer; the same ``steps`` and ``seed`` give the same one on the same machine.
+
+    Args:
+        steps: how many batches.
+        seed: of weights and canvases.
+        watch: is called with the network and the number of steps done: before the first one, and after each.
+    """
+    return _train(DigitsViT, steps, seed, watch or (lambda model, step: None))
 
 
 def train_cnn(steps: int = STEPS, seed: int = 0) -> DigitsCNN:
     """Train the convolutional network on the same canvases."""
-    return train_network(DigitsCNN, steps, seed)
+    return _train(DigitsCNN, steps, seed, lambda model, step: None)
 
 
-def train_network(make: Callable[[], Net], steps: int, seed: int) -> Net:
-    """Train what ``make`` makes."""
+def _train(make: Callable[[], Net], steps: int, seed: int, watch: Callable[[Net, int], object]) -> Net:
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -51,6 +56,7 @@ def train_network(make: Callable[[], Net], steps: int, seed: int) -> Net:
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.2)
     total = 0.0
+    watch(model, 0)
     for step in range(steps):
         sizes = next(sizes for end, sizes in STAGES if step < end * steps)
         batch = draw("training", BATCH, sizes[step % len(sizes)], generator, single=0.5)
@@ -61,6 +67,7 @@ def train_network(make: Callable[[], Net], steps: int, seed: int) -> Net:
         optimizer.step()
         schedule.step()
         total += loss.item()
+        watch(model, step + 1)
         if (step + 1) % 100 == 0:
             print(f"step {step + 1} of {steps}: loss {total / 100:.4f}", flush=True)
             total = 0.0
