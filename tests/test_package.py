@@ -55,8 +55,6 @@ TRAINERS = {
     "lightning": "lightning",
     "pytorch_lightning": "lightning",
     "transformers": "transformers",
-    "torch.utils.tensorboard": "transformers",
-    "tensorboardX": "transformers",
     "wandb": "loggers|transformers",
 }
 """Packages of trainings by the modules of camkit.integrations that may import them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,7 @@ def _log_folder(args: Any) -> Path:
 
 def _summary_writer(folder: Path) -> Any:
     try:
-        from torch.utils.tensorboard import SummaryWriter as Own
+        module = import_module("torch.utils.tensorboard")
     except ImportError:
-        from tensorboardX import SummaryWriter
-
-        return SummaryWriter(str(folder))
-    return Own(str(folder))  # type: ignore[no-untyped-call]
+        module = import_module("tensorboardX")
+    return module.SummaryWriter(str(folder))
