@@ -182,7 +182,11 @@ class TestTraining:
             arrays = [each.nbytes for each in alive if issubclass(type(each), np.ndarray)]
             return sum(issubclass(type(each), Tensor) for each in alive), sum(arrays)
 
-        assert record(range(10)) == record(range(10, 30))
+        tensors, memory = record(range(10))
+        later = record(range(10, 30))
+        # What other tests left may go meanwhile.
+        assert later[0] <= tensors
+        assert later[1] <= memory
         assert kept.records == 30
 
 
