@@ -271,7 +271,8 @@ def _explain_live(
     except LayerError as error:
         again = layers.resolve_again(chosen, rule, images, targets)
         if again is None:
-            raise type(error)(f"{error}{layers.advice(images, targets)}") from error
+            error.args = (f"{error}{layers.advice(images, targets)}",)
+            raise
     else:
         again = layers.resolve_again(chosen, rule, images, targets) if _are_dead(found, methods) else None
         if again is None:

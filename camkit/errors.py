@@ -30,6 +30,18 @@ class LayerError(CamkitError, ValueError):
     """A target layer that yields no activations or gradients a map could be made of."""
 
 
+class SinglePositionError(LayerError):
+    """A target layer with a single position, so that it can't show where.
+
+    Attributes:
+        layer: its name.
+    """
+
+    def __init__(self, message: str, layer: str) -> None:
+        super().__init__(message)
+        self.layer = layer
+
+
 class TokenGridError(LayerError):
     """A token sequence that can't be laid out as a grid."""
 

@@ -132,10 +132,10 @@ class BoxScore(ReadyTarget):
             raise UsageError(f"BoxScore needs a mapping per image; missing: {', '.join(sorted(missing))}")
         total = []
         for box, label in zip(self.boxes.to(row["boxes"]), self.labels, strict=True):
-            overlaps = _overlaps(row["boxes"], box).where(row["labels"] == label, -1)
-            if len(overlaps) and overlaps.max() >= self.min_overlap:
-                best = overlaps.argmax()
-                total.append(overlaps[best] + row["scores"][best])
+            found = overlaps(row["boxes"], box).where(row["labels"] == label, -1)
+            if len(found) and found.max() >= self.min_overlap:
+                best = found.argmax()
+                total.append(found[best] + row["scores"][best])
         if not total:
             raise UsageError(
                 f"no detection of {sorted(set(self.labels))} overlaps the boxes asked for by {self.min_overlap} or "
@@ -153,7 +153,7 @@ def _entry(row: Tensor, category: int, dimensions: int) -> Tensor:
     return row[category]
 
 
-def _overlaps(boxes: Tensor, box: Tensor) -> Tensor:
+def overlaps(boxes: Tensor, box: Tensor) -> Tensor:
     """Intersection over union of boxes (N, 4) with one (4,): (N,) in [0, 1], 0 where both are empty."""
     sides = (torch.minimum(boxes[:, 2:], box[2:]) - torch.maximum(boxes[:, :2], box[:2])).clamp(min=0)
     shared = sides.prod(1)

@@ -206,6 +206,12 @@ def changing(module: nn.Module, call: int, change: Callable[[Tensor], Tensor]) -
         handle.remove()
 
 
+def on_gradient(tensor: Tensor, look: Callable[[Tensor], None]) -> None:
+    """Call ``look`` with the gradient in ``tensor`` in every backward through its graph."""
+    if tensor.requires_grad:
+        tensor.register_hook(look)  # type: ignore[no-untyped-call]
+
+
 def rectify_gradient(tensor: Tensor) -> None:
     """Clip the gradient in ``tensor`` to positive values in every backward through its graph."""
     if tensor.requires_grad:

@@ -1,4 +1,4 @@
-"""camkit inside people's own code: maps while a network trains, one module per framework.
+"""camkit inside people's own code: maps while a network trains, a module per framework, and behind grad-cam's names.
 
 Each module imports its framework, and nothing here imports the modules.
 """

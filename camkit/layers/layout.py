@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from camkit.compat import tree_leaves, tree_map
+from camkit.compat import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from camkit.engine.hooks import parse_name
 from camkit.engine.tensors import at_least_float32, detached, is_float
-from camkit.errors import LayerError, TokenGridError
+from camkit.errors import LayerError, SinglePositionError, TokenGridError
 from camkit.layers.locality import STRONG, Trial
 from camkit.layers.names import is_norm
 from camkit.layers.survey import CHANNELS_FIRST, Extra, is_flat
@@ -337,9 +339,10 @@ def _custom(name: str, output: Any, images: Tensor, given: ReshapeTransform) -> 
 
 def _checked(name: str, layout: Layout) -> Layout:
     if math.prod(layout.grid) < 2:
-        raise LayerError(
+        raise SinglePositionError(
             f"layer {name!r} has a single position (grid {as_text(layout.grid)}), so it can't show where: choose a "
-            "layer before pooling"
+            "layer before pooling",
+            name,
         )
     return layout
 
@@ -371,6 +374,44 @@ def token_layout(
     """The layout of tokens (B, N, C), ``along`` 1, or (B, C, N), ``along`` 2."""
     transform = partial(_tokens, index=index, along=along, extra=extra, grid=grid)
     return Layout("tokens", shape, grid, extra, transform, is_sure, index, 3 - along)
+
+
+def channel_axes(layout: Layout, output: Any) -> list[tuple[int, int]] | None:
+    """Where in a layer's output the channels of a layout are: (leaf, dimension), in the order of the channels.
+
+    A user's own layout is tried out: numbers that differ along one dimension of the output and nowhere else must come
+    back as numbers that differ by channel. So it may rearrange a tensor, or resize and concatenate several.
+
+    Args:
+        layout: any.
+        output: of the layer.
+
+    Returns:
+        None where the layout mixes channels.
+    """
+    if layout.index is not None and layout.axis is not None:
+        return [(layout.index, layout.axis)]
+    leaves, structure = tree_flatten(output)
+    where = [index for index, leaf in enumerate(leaves) if is_float(leaf)]
+
+    def laid_out(filled: Sequence[Tensor]) -> Tensor:
+        chosen = dict(zip(where, filled, strict=True))
+        return layout.transform(tree_unflatten([chosen.get(i, leaf) for i, leaf in enumerate(leaves)], structure))
+
+    ones = [torch.ones_like(leaves[index], dtype=torch.float32) for index in where]
+    plain = laid_out(ones)
+    count = plain.shape[1]
+    factors = torch.arange(1, count + 1, dtype=torch.float32, device=plain.device)
+    expected = plain * factors.view(-1, *[1] * (plain.ndim - 2))
+    for axes in product(*(range(1, each.ndim) for each in ones)):
+        sizes = [each.shape[axis] for each, axis in zip(ones, axes, strict=True)]
+        if sum(sizes) != count:
+            continue
+        parts = zip(ones, torch.split(factors, sizes), axes, strict=True)
+        made = laid_out([each * part.view(-1, *[1] * (each.ndim - axis - 1)) for each, part, axis in parts])
+        if torch.allclose(made, expected):
+            return list(zip(where, axes, strict=True))
+    return None
 
 
 def _turned(output: Any, transform: ReshapeTransform) -> Tensor:

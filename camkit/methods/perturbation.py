@@ -187,7 +187,20 @@ def ablationcam(activations: Activations, score: AblatedScore, *, top_k: Optiona
         >>> cam(images, 3).shape
         torch.Size([2, 32, 32])
     """
-    channels = _largest(torch.linalg.vector_norm(activations.flatten(2), dim=2), top_k)
+    return lost_shares(activations, score, _largest(torch.linalg.vector_norm(activations.flatten(2), dim=2), top_k))
+
+
+def lost_shares(activations: Activations, score: AblatedScore, channels: Tensor) -> Tensor:
+    """The share of the score that is lost with each of some channels, the weights of AblationCAM.
+
+    Args:
+        activations: (B, C, *S).
+        score: scores images without a channel.
+        channels: (B, N); the others weigh nothing.
+
+    Returns:
+        (T, B, C, 1, ...).
+    """
     scores = score.scores[:, :, None]
     size = scores.abs().clamp(min=torch.finfo(scores.dtype).tiny)
     return _spread(activations, channels, (scores - score(channels)) / size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from camkit.engine.replay import Replays
 from camkit.engine.rerun import Change, rerun
 from camkit.errors import LayerError, NonFiniteError, UsageError
 from camkit.layers.feature_maps import FeatureMaps
+from camkit.layers.layout import channel_axes
 
 
 class Masked:
@@ -59,7 +60,13 @@ class Ablated:
     def __init__(self, features: FeatureMaps, name: str, *, check: bool) -> None:
         self._forward = features.forward
         self._check = check
-        self._index, self._axis = _leaf_and_axis(features, name)
+        axes = channel_axes(features.layouts[name], features.forward.outputs[features.layer_of(name)])
+        if axes is None:
+            raise LayerError(
+                f"what {name!r} returns can't be changed through a reshape_transform that mixes channels: leave that "
+                "out, or take a method that changes no activations, such as LayerCAM"
+            )
+        self._axes = axes
         self._replays = Replays(features.forward, features.layer_of(name))
         self.scores = features.forward.scores.T.to(features.activations[name].dtype)
 
@@ -69,8 +76,8 @@ class Ablated:
         def scores(image: int | None, chosen: Tensor) -> Tensor:
             replay = self._replays.of(image)
             outputs = replay.repeated(len(chosen))
-            leaf = tree_leaves(outputs)[self._index].movedim(self._axis, 1)
-            leaf[torch.arange(len(chosen), device=leaf.device), chosen] = 0
+            leaves = tree_leaves(outputs)
+            ablate([leaves[index].movedim(axis, 1) for index, axis in self._axes], chosen)
             return self._forward.scores_in(replay(outputs, len(chosen)), image)
 
         # Other images' replays are as large.
@@ -78,6 +85,23 @@ class Ablated:
         if self._check:
             _require_finite(found, channels, "without channel {}".format)
         return found
+
+
+def ablate(leaves: Sequence[Tensor], channels: Tensor) -> None:
+    """Set one channel of every row to zero, in place.
+
+    Args:
+        leaves: (N, C, ...) each; their channels are counted from the first to the last.
+        channels: (N,).
+    """
+    rows = torch.arange(len(channels), device=channels.device)
+    if len(leaves) == 1:
+        leaves[0][rows, channels] = 0
+        return
+    for leaf in leaves:
+        mine = (channels >= 0) & (channels < leaf.shape[1])
+        leaf[rows[mine], channels[mine]] = 0
+        channels = channels - leaf.shape[1]
 
 
 class Fillings:
@@ -92,8 +116,12 @@ class Fillings:
     """
 
     def __init__(self, features: FeatureMaps, name: str) -> None:
-        _leaf_and_axis(features, name)
         self._layout = features.layouts[name]
+        if self._layout.index is None:
+            raise LayerError(
+                f"what {name!r} returns can't be changed through a reshape_transform, which leads only one way: "
+                "leave that out, or take a method that changes no activations, such as LayerCAM"
+            )
         self.replays = Replays(features.forward, features.layer_of(name))
 
     def run(self, image: int | None, values: Tensor, count: int) -> Any:
@@ -139,17 +167,6 @@ def name_concepts(features: FeatureMaps, name: str, concepts: Tensor) -> tuple[T
     found = rerun(forward.network, logits, items, fillings.replays.first.row_bytes)
     targets = found.argmax(2)
     return targets, found.gather(2, targets[:, :, None]).squeeze(2)
-
-
-def _leaf_and_axis(features: FeatureMaps, name: str) -> tuple[int, int]:
-    """Which leaf of a layer's output a branch is, and the dimension of its channels."""
-    layout = features.layouts[name]
-    if layout.index is None or layout.axis is None:
-        raise LayerError(
-            f"what {name!r} returns can't be changed through a reshape_transform, which leads only one way: "
-            "leave that out, or take a method that changes no activations, such as LayerCAM"
-        )
-    return layout.index, layout.axis
 
 
 def _run(forward: Forward, scores: Change, items: Tensor, row_bytes: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""Concepts in a layer's activations."""
