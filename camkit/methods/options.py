@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import Annotated, Any, Protocol, TypeVar, get_args, get_type_hints, runtime_checkable
+from weakref import WeakKeyDictionary
 
 from camkit.errors import UsageError, closest
 
@@ -71,15 +71,18 @@ Ranks = Annotated[
 ]
 
 
+_KNOWN: WeakKeyDictionary[Callable[..., Any], MappingProxyType[str, Any]] = WeakKeyDictionary()
+"""Options by function, for as long as it lives: a function made for one call may hold tensors."""
+
+
 def options_of(function: Callable[..., Any]) -> MappingProxyType[str, Any]:
     """Keyword-only parameters of a function and their defaults."""
-    return _options_of(function)
-
-
-@cache
-def _options_of(function: Callable[..., Any]) -> MappingProxyType[str, Any]:
-    parameters = signature(function).parameters.values()
-    return MappingProxyType({each.name: each.default for each in parameters if each.kind is Parameter.KEYWORD_ONLY})
+    found = _KNOWN.get(function)
+    if found is None:
+        given = signature(function).parameters.values()
+        found = MappingProxyType({each.name: each.default for each in given if each.kind is Parameter.KEYWORD_ONLY})
+        _KNOWN[function] = found
+    return found
 
 
 def checked(method: str, name: str, value: Any, sources: Iterable[Callable[..., Any]]) -> Any:

@@ -166,11 +166,20 @@ class TestAblated:
             expected = (losses[:, :, None, None] * layer).sum(1) / scores[:, 0].abs()
             assert_close(found.raw[name][:, 0], expected, rtol=1e-4, atol=1e-5)
 
-    def test_a_layout_of_ones_own_leads_one_way(self) -> None:
-        cam = CAM(seeded(SmallCNN()), "AblationCAM", "conv2", reshape_transform=lambda output: output)
-        with pytest.raises(LayerError, match="can't be changed through a reshape_transform.*such as LayerCAM"):
-            cam(IMAGES, 1)
-        CAM(seeded(SmallCNN()), "ScoreCAM", "conv2", reshape_transform=lambda output: output)(IMAGES, 1)
+    def test_a_layout_of_ones_own_shows_where_channels_are(self) -> None:
+        """Rearranged, scaled and resized ones; which are exchanged or mixed can't be told."""
+        model = seeded(SmallViT())
+        own = CAM(model, "AblationCAM", "layers.1.ln1").explain(IMAGES, 1).raw["layers.1.ln1"]
+
+        def on_grid(output: Tensor) -> Tensor:
+            return 2 * output[:, 1:].mT.unflatten(2, (4, 4))
+
+        found = CAM(model, "AblationCAM", "layers.1.ln1", reshape_transform=on_grid).explain(IMAGES, 1)
+        assert_close(found.raw["layers.1.ln1"], 2 * own)
+        for mixed in (lambda output: on_grid(output).flip(1), lambda output: on_grid(output).cumsum(1)):
+            cam = CAM(model, "AblationCAM", "layers.1.ln1", reshape_transform=mixed)
+            with pytest.raises(LayerError, match="a reshape_transform that mixes channels.*such as LayerCAM"):
+                cam(IMAGES, 1)
 
     def test_class_scores_near_zero_dont_turn_the_map_over(self) -> None:
         model = seeded(SmallCNN())

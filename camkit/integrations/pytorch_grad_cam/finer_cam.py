@@ -78,8 +78,8 @@ class FinerCAM:
         Returns:
             (B, H, W) float32 in [0, 1].
         """
-        wanted: Any = target_idx if targets is None else as_targets(targets)
-        if targets is not None and not all(isinstance(each, int) for each in wanted):
+        wanted: Any = target_idx if targets is None else as_targets(targets, len(input_tensor))
+        if isinstance(wanted, list) and not all(isinstance(each, int) for each in wanted):
             return self.base_cam.forward(input_tensor, targets, eigen_smooth)
         ranks = (1, 2, 3) if comparison_categories is None else tuple(int(each) for each in comparison_categories)
         method = self._method(float(alpha), ranks)

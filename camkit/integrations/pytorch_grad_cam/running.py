@@ -171,11 +171,23 @@ def weighted_channels(method: Method, activations: Any, grads: Any) -> Array | N
     return np.asarray(made.flatten(2)[0, :, :].numpy())
 
 
-def as_targets(targets: Any) -> Any:
-    """Targets as camkit takes them: class indices in place of the targets that stand for them."""
-    if targets is None or isinstance(targets, Tensor) or not isinstance(targets, Sequence):
-        return targets
-    return [_as_target(each) for each in targets]
+def as_targets(targets: Any, batch: int) -> Any:
+    """Targets as camkit takes them: class indices in place of the targets that stand for them.
+
+    Raises:
+        UsageError: not one target per image.
+    """
+    given = targets.tolist() if isinstance(targets, Tensor | np.ndarray) else targets
+    if not isinstance(given, Sequence):
+        return given
+    if any(isinstance(each, Sequence) for each in given):
+        raise UsageError("targets are one per image: for several of one image repeat it, images.repeat(n, 1, 1, 1)")
+    if len(given) != batch:
+        raise UsageError(
+            f"{len(given)} target{'s' * (len(given) != 1)} for {batch} image{'s' * (batch != 1)}: one per image; for "
+            "several of one image repeat it, images.repeat(n, 1, 1, 1)"
+        )
+    return [_as_target(each) for each in given]
 
 
 def _as_target(target: Any) -> Any:
