@@ -94,7 +94,7 @@ def study(model: nn.Module, count: int, metrics: list[str]) -> dict[str, Any]:
             refused[metric] = str(error)
             continue
         rows[metric] = {name: each[metric].values.numpy() for name, each in values.items()}
-        shares = [each[metric].ties.mean().item() for each in values.values() if each[metric].ties is not None]
+        shares = [tied.mean().item() for each in values.values() if (tied := each[metric].ties) is not None]
         if shares:
             ties[metric] = float(np.mean(shares))
         print(f"{metric}: {time.perf_counter() - started:.0f} s", flush=True)
@@ -129,9 +129,7 @@ def readable(model: nn.Module, count: int) -> Canvases:
     return Canvases(*(getattr(drawn, name)[kept] for name in ("images", "classes", "corners", "digits", "filled")))
 
 
-def explained(
-    model: nn.Module, canvases: Canvases
-) -> tuple[dict[str, Tensor], dict[str, Explainer], dict[str, str]]:
+def explained(model: nn.Module, canvases: Canvases) -> tuple[dict[str, Tensor], dict[str, Explainer], dict[str, str]]:
     """Maps (N, 2, H, W) of every method and control, how to explain again, and who can't explain this network."""
     maps: dict[str, Tensor] = {}
     again: dict[str, Explainer] = {}
@@ -177,12 +175,11 @@ def explainer_of(cam: camkit.CAM) -> Explainer:
 
 def boxes(canvases: Canvases) -> Tensor:
     """(N, 2, H, W), where each of the two digits is."""
-    rows, columns = (torch.arange(length) for length in SIZE)
-    top, left = canvases.corners[..., 0, None], canvases.corners[..., 1, None]
-    inside = ((rows >= top) & (rows < top + SIDE))[..., :, None] & ((columns >= left) & (columns < left + SIDE))[
-        ..., None, :
-    ]
-    return inside
+    within = []
+    for axis, side in enumerate(SIZE):
+        start = canvases.corners[..., axis, None]
+        within.append((torch.arange(side) >= start) & (torch.arange(side) < start + SIDE))
+    return within[0][..., :, None] & within[1][..., None, :]
 
 
 def auc(maps: Tensor, inside: Tensor) -> Numbers:
@@ -243,7 +240,12 @@ def page(found: dict[str, Any]) -> str:
     """The results as Markdown: metrics by what they are worth, then the methods' truths."""
     parts = ["# Which metric tells the truth?", ""]
     for name, each in found["networks"].items():
-        parts += [f"## {name}", "", f"{each['canvases']} canvases, two digits each, {len(each['methods'])} methods.", ""]
+        parts += [
+            f"## {name}",
+            "",
+            f"{each['canvases']} canvases, two digits each, {len(each['methods'])} methods.",
+            "",
+        ]
         parts += [metric_table(each), "", truth_table(each), ""]
         parts += [f"- {who}: not run: {why}" for who, why in each["refused"].items()] + [""] * bool(each["refused"])
     return "\n".join(parts)
@@ -255,8 +257,11 @@ def metric_table(each: dict[str, Any]) -> str:
     lines += ["| --- | --- | --- | --- | --- |"]
     for metric, row in sorted(each["metrics"].items(), key=lambda item: -np.nan_to_num(item[1]["correlation"], nan=-2)):
         low, high = row["interval"]
-        known = " (is told where the digit is)" * row["sees_region"]
-        lines.append(f"| {metric}{known} | {row['family']} | {row['canvases']}, {row['methods']} | {row['correlation']:.2f} | {low:.2f} to {high:.2f} |")
+        name = metric + " (is told where the digit is)" * row["sees_region"]
+        agrees = f"{row['correlation']:.2f} | {low:.2f} to {high:.2f}"
+        lines.append(
+            f"| {metric}{known} | {row['family']} | {row['canvases']}, {row['methods']} | {row['correlation']:.2f} | {low:.2f} to {high:.2f} |"
+        )
     return "\n".join(lines)
 
 

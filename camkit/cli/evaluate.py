@@ -10,8 +10,8 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from camkit.cli import flags, metrics, table
-from camkit.cli.progress import RunProgress, duration
 from camkit.cli.printing import write_files
+from camkit.cli.progress import RunProgress, duration
 from camkit.datasets.places import Folder, find_place
 from camkit.datasets.reading import Run, load
 from camkit.datasets.sources import forms

@@ -18,6 +18,7 @@ from camkit.explaining import explain
 from camkit.layers.names import find_layers
 from camkit.methods import configured, find_method
 from camkit.metrics.randomisation import correlations, entropy_rise, explain_in_cascade
+from camkit.raw import categories_of
 from camkit.visualize.grid import grid
 from camkit.visualize.save import PICTURE_SUFFIXES, check_suffix, check_writable, picture_writer
 from camkit.visualize.window import require_display
@@ -154,7 +155,7 @@ def again(
     settings: Mapping[str, Any],
 ) -> list[Explanation]:
     """Explain the network as it is now, by all methods, for the classes and at the layers of the trained one."""
-    targets = [printing.categories_of(trained)]
+    targets = [categories_of(trained)]
     found: list[Explanation] = []
     for method, before in zip(methods, trained, strict=True):
         layers = list(before.layers) if method.takes_layers else None
@@ -174,7 +175,7 @@ def rows_of(
         options: The command's.
     """
     first = explanations[0]
-    categories = printing.categories_of([first])
+    categories = categories_of([first])
     categories = categories if first.depends_on_targets else categories[:1]
     style, whole = flags.style(options), options.original_size
     drawn = [printing.draw(prepared, each, style, original_size=whole) for each in explanations]
