@@ -255,14 +255,17 @@ def metric_table(each: dict[str, Any]) -> str:
     """Metrics, the best first."""
     lines = ["| metric | family | canvases, methods | rank correlation with the truth | 95 % interval |"]
     lines += ["| --- | --- | --- | --- | --- |"]
-    for metric, row in sorted(each["metrics"].items(), key=lambda item: -np.nan_to_num(item[1]["correlation"], nan=-2)):
+    for metric, row in sorted(each["metrics"].items(), key=lambda item: -worth(item[1])):
         low, high = row["interval"]
         name = metric + " (is told where the digit is)" * row["sees_region"]
         agrees = f"{row['correlation']:.2f} | {low:.2f} to {high:.2f}"
-        lines.append(
-            f"| {metric}{known} | {row['family']} | {row['canvases']}, {row['methods']} | {row['correlation']:.2f} | {low:.2f} to {high:.2f} |"
-        )
+        lines.append(f"| {name} | {row['family']} | {row['canvases']}, {row['methods']} | {agrees} |")
     return "\n".join(lines)
+
+
+def worth(row: Mapping[str, Any]) -> float:
+    """What metrics are ordered by; those without a correlation come last."""
+    return float(np.nan_to_num(row["correlation"], nan=-2))
 
 
 def truth_table(each: dict[str, Any]) -> str:
@@ -279,7 +282,7 @@ def chart(found: dict[str, Any], path: Path) -> None:
 
     networks = found["networks"]
     first = next(iter(networks.values()))["metrics"]
-    order = sorted(first, key=lambda metric: np.nan_to_num(first[metric]["correlation"], nan=-2))
+    order = sorted(first, key=lambda metric: worth(first[metric]))
     figure = Figure(figsize=(8, 0.32 * len(order) + 1.2), layout="constrained")
     axes = figure.subplots()
     for shift, (name, each) in enumerate(networks.items()):
