@@ -163,7 +163,7 @@ def _entered(network: Network, images: Images) -> dict[str, int]:
         order.setdefault(id(module), len(order))
 
     with network.borrowed(), torch.no_grad(), watching(network.model, lambda *_: None, enter):
-        network.call(network.prepare(images[:1]))
+        network.call(network.prepare(images[:1]).clone())  # some networks write to their input
     found: dict[str, int] = {"": 0}
     for name, module in network.model.named_modules():
         if name:

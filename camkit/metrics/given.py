@@ -214,7 +214,7 @@ def read_explainer(given: Any, batch_size: int | None, of: str = "") -> Explaine
         size = len(images) if whole else batch_size or EXPLAINED
         made = []
         for part, own in zip(torch.split(images, size), torch.split(targets, size), strict=True):
-            maps = read_maps(call(part, own), of)
+            maps = read_maps(call(part.clone(), own), of)  # a copy: some networks write to their input
             if maps.shape != (len(part), 1, *part.shape[2:]):
                 raise UsageError(
                     f"explain must return maps {(len(part), *part.shape[2:])} of {len(part)} images, got "

@@ -100,7 +100,7 @@ class Pool:
         """Whether the network takes images of a size."""
         try:
             with self._network.borrowed(), torch.no_grad():
-                self._network.call(self._network.prepare(images))
+                self._network.call(self._network.prepare(images).clone())  # some networks write to their input
         except Exception:  # noqa: BLE001 (whatever a network says of another size)
             return False
         return True

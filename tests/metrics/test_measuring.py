@@ -215,3 +215,22 @@ def test_maps_of_score_functions_need_classes() -> None:
     explanation = camkit.GradCAM(MODEL, ["conv2"]).explain(IMAGES, camkit.Probability(1))
     assert "pass targets" in refusal(measure, UsageError, "Deletion", explanation, IMAGES, MODEL)
     assert measure("Deletion", explanation, IMAGES, MODEL, 1)["Deletion"].values.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if "explainer" in metric.needs])
+def test_images_stay_as_they_are_whatever_explains_them_writes_to(name: str) -> None:
+    def explain(images: Tensor, targets: Tensor) -> Tensor:
+        return images.mul_(0.5).mean(1).abs()
+
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, images: Tensor) -> Tensor:
+            scores: Tensor = self.inner(images.mul_(0.5))
+            return scores
+
+    images = IMAGES.clone()
+    measure(name, MAPS, images, Writing(), TARGETS, explain=explain)
+    assert images.equal(IMAGES)
