@@ -128,7 +128,7 @@ def _read_voc(path: Path, name: str) -> tuple[str, tuple[int, int] | None, list[
         if b"<!DOCTYPE" in content:  # entities could blow up
             raise UsageError(f"{path} is no annotation of Pascal VOC: it declares a document type")
         root = ElementTree.fromstring(content)  # noqa: S314
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError) as error:  # the latter of an unknown encoding
         raise UsageError(f"{path} is no XML: {reason(error)}") from error
     if root.tag != "annotation":
         raise UsageError(f"{path} is no annotation of Pascal VOC: it holds <{root.tag}>, not <annotation>")
@@ -165,8 +165,9 @@ def _of_coco(path: Path) -> Annotations:
             raise UsageError(f"{where} has the id {own}, which {names[own]} has")
         names[own] = str(name)
         if image.get("height") and image.get("width"):
-            sizes[str(name)] = int(image["height"]), int(image["width"])
-    labels = {each.get("id"): str(each.get("name")) for each in told.get("categories") or [] if isinstance(each, dict)}
+            height, width = (_number(image[key], key, where) for key in ("height", "width"))
+            sizes[str(name)] = int(height), int(width)
+    labels = _coco_labels(told.get("categories"), path)
     objects: dict[str, list[Annotated]] = {name: [] for name in names.values()}
     crowds = 0
     for number, each in enumerate(told["annotations"]):
@@ -177,12 +178,20 @@ def _of_coco(path: Path) -> Annotations:
         if each.get("iscrowd"):
             crowds += 1
             continue
-        category = each.get("category_id")
+        category = None if each.get("category_id") is None else _entry(each, "category_id", where)
         if labels and category is not None and category not in labels:
             raise UsageError(f"{where} is of the category {category!r}, which isn't among its {len(labels)} categories")
         objects[names[image]].append(_coco_object(each, where, labels.get(category)))
     notes = (f"{crowds} crowd{'s' * (crowds > 1)} of {path.name}: no single objects",) if crowds else ()
     return Annotations(str(path), objects, sizes, notes)
+
+
+def _coco_labels(categories: Any, path: Path) -> dict[Any, str]:
+    """Names of categories by their id; none where the file has no categories."""
+    if categories is not None and not isinstance(categories, list):
+        raise UsageError(f'{path} has "categories" that are no list of {{"id": ..., "name": ...}}')
+    named = ((each, f"category {number} of {path}") for number, each in enumerate(categories or ()))
+    return {_entry(each, "id", where): str(_entry(each, "name", where)) for each, where in named}
 
 
 def _coco_object(each: Mapping[str, Any], where: str, label: str | None) -> Annotated:
@@ -267,7 +276,7 @@ def _entry(told: Any, key: str, where: str) -> Any:
 def _number(value: Any, what: str, where: str) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise UsageError(f"{where} has {value!r} for {what}, which is no number")
