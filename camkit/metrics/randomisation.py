@@ -162,13 +162,19 @@ def entropy_rise(maps: Tensor, random: Tensor) -> Values:
     pairs = [(histogram_entropy(a), histogram_entropy(b)) for a, b in zip(maps, random, strict=True)]
     values = [(after - before) / before if before else 0.0 for before, after in pairs]
     curve = torch.tensor(pairs, dtype=torch.float64)
-    notes = {number: f"{line}: no entropy to compare with" for number, line in even_maps(maps).items()}
+    notes = {number: f"of the random network {line}: its entropy is 0" for number, line in even_maps(random).items()}
+    notes |= {number: f"{line}: no entropy to compare with" for number, line in even_maps(maps).items()}
     return Values(torch.tensor(values, dtype=torch.float64), {"entropy": curve}, notes=notes)
 
 
 def histogram_entropy(heat: Tensor) -> float:
     """Entropy, in nats, of the histogram of a map (H, W) from its least to its largest value, in 100 bins."""
-    counts, _ = np.histogram(heat.flatten().numpy(), bins=BINS)
+    values = heat.flatten().numpy()
+    low, high = values.min(), values.max()
+    if low < high and not (np.diff(np.linspace(low, high, BINS + 1)) > 0).all():
+        # Numbers have no room for the edges of so many bins between the two.
+        values = (values - low) / (high - low)
+    counts, _ = np.histogram(values, bins=BINS)
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 

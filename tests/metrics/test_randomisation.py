@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.testing import assert_close
 import camkit
 from camkit.errors import UsageError
 from camkit.metrics.perturbations import seed_of
-from camkit.metrics.randomisation import correlations, entropy_rise, explain_in_cascade
+from camkit.metrics.randomisation import correlations, entropy_rise, explain_in_cascade, histogram_entropy
 from tests.helpers.networks import SmallCNN, seeded
 from tests.metrics.trials import TARGETS, explainer, network, pictures, values
 from tests.oracles import trusted
@@ -98,7 +99,15 @@ def test_maps_that_are_the_same_everywhere() -> None:
     assert found.notes[1] == "the map is the same everywhere after conv was randomised: correlation 0"
     rise = entropy_rise(even, maps)
     assert (rise.values.tolist(), rise.notes[1]) == ([0, 0], "the map is 0.5 everywhere: no entropy to compare with")
-    assert entropy_rise(maps, even).values.tolist() == [-1, -1]
+    rise = entropy_rise(maps, even)
+    assert rise.values.tolist() == [-1, -1]
+    assert rise.notes[0] == "of the random network the map is 0.5 everywhere: its entropy is 0"
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0 + 2**-52), (0.0, 5e-324)])
+def test_maps_of_a_range_too_small_for_the_bins_have_an_entropy(low: float, high: float) -> None:
+    heat = torch.tensor([[low, high], [low, high]], dtype=torch.float64)
+    assert histogram_entropy(heat) == pytest.approx(math.log(2))
 
 
 def test_fewer_groups() -> None:
