@@ -70,6 +70,8 @@ def summarise(values: Values | Any, *, images: Sequence[Hashable] | None = None,
     """
     numbers = values.values if isinstance(values, Values) else values
     means = image_means(numbers, images)
+    if means.ndim > 1:
+        raise UsageError(f"values to summarise are one per image, (N,), got {tuple(means.shape)}")
     ties = float(values.ties.double().mean()) if isinstance(values, Values) and values.ties is not None else None
     mean = float(means.mean())
     if len(means) == 1:
@@ -91,7 +93,10 @@ def image_means(values: Any, images: Sequence[Hashable] | None = None) -> Tensor
     Raises:
         UsageError: see :func:`summarise`.
     """
-    numbers = torch.as_tensor(values).detach().to("cpu", torch.float64)
+    try:
+        numbers = torch.as_tensor(values).detach().to("cpu", torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"values to summarise are numbers, one per image; got {type(values).__name__}") from None
     if not numbers.ndim or not len(numbers):
         raise UsageError("there are no values to summarise: give one per image")
     wrong = (~numbers.isfinite()).flatten(1).any(1) if numbers.ndim > 1 else ~numbers.isfinite()
@@ -102,6 +107,8 @@ def image_means(values: Any, images: Sequence[Hashable] | None = None) -> Tensor
         )
     if images is None:
         return numbers
+    if isinstance(images, Tensor):  # whose elements are equal to none when they are looked up
+        images = images.tolist()
     if len(images) != len(numbers):
         raise UsageError(f"{len(numbers)} values are of {len(images)} images: name the image of each value")
     places = {image: number for number, image in enumerate(dict.fromkeys(images))}

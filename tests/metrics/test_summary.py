@@ -72,6 +72,10 @@ def test_ties_are_their_mean() -> None:
 def test_bad_values_are_refused(values: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         summarise(values)
+    with pytest.raises(UsageError, match=r"one per image, \(N,\), got \(3, 2\)"):
+        summarise(torch.rand(3, 2))
+    with pytest.raises(UsageError, match="values to summarise are numbers, one per image; got str"):
+        summarise("abc")
     with pytest.raises(UsageError, match="2 values are of 1 images"):
         summarise([1.0, 2.0], images=["a"])
 
@@ -113,3 +117,7 @@ def test_methods_that_don_t_differ_are_taken_for_different_as_often_as_the_level
 def test_a_paired_test_takes_values_of_the_same_images() -> None:
     with pytest.raises(UsageError, match="values of the same images"):
         paired_p([1.0, 2.0], [1.0])
+
+
+def test_images_may_be_a_tensor_of_numbers() -> None:
+    assert summarise([1, 3, 8], images=torch.tensor([5, 5, 2])) == summarise([1, 3, 8], images=["a", "a", "b"])
