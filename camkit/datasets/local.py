@@ -242,6 +242,7 @@ def reading(
             collate_fn=gather,
             worker_init_fn=_begin_worker,
             prefetch_factor=PREFETCHED,
+            generator=torch.Generator(),  # the seed of workers is drawn from torch's own, else
         )
         iterator = iter(loader)
     if handler is not None:

@@ -285,3 +285,10 @@ def test_bad_arguments_are_refused(how: dict[str, Any], message: str, data: Path
     where = how.pop("data", "data")
     with pytest.raises(UsageError, match=message):
         evaluate(None if where is None else tmp_path / where, **how)
+
+
+def test_random_states_keep_their_course(data: Path) -> None:
+    network = classifier()
+    before = torch.get_rng_state()
+    evaluate(data, network, workers=1)
+    assert torch.get_rng_state().equal(before)
