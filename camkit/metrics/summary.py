@@ -49,7 +49,7 @@ class Summary:
         return f"{self.mean:.3f}{interval}"
 
 
-def summarise(values: Values | Any, *, images: Sequence[Hashable] | None = None, seed: int = 0) -> Summary:
+def summarise(values: Values | Any, *, images: Sequence[Hashable] | Tensor | None = None, seed: int = 0) -> Summary:
     """Mean, bootstrap interval, share of ties and count.
 
     The interval is the percentile bootstrap's over images: they are drawn with replacement, 2000 times, and the middle
@@ -80,7 +80,7 @@ def summarise(values: Values | Any, *, images: Sequence[Hashable] | None = None,
     return Summary(mean, float(low), float(high), len(means), ties)
 
 
-def image_means(values: Any, images: Sequence[Hashable] | None = None) -> Tensor:
+def image_means(values: Any, images: Sequence[Hashable] | Tensor | None = None) -> Tensor:
     """The mean of each image's values, in the order in which images first occur.
 
     Args:
