@@ -23,8 +23,9 @@ from camkit.methods.options import distributed
 from camkit.metrics.comparing import RANDOMCAM, check_controls
 from camkit.metrics.controls import CONTROLS
 from camkit.metrics.evaluator import Evaluation, Evaluator, Plan
-from camkit.metrics.explained import FromNetwork, FromRun, refuse_concepts, source_of
+from camkit.metrics.explained import FromNetwork, FromRun, source_of
 from camkit.metrics.registry import METRICS, Metric, find_metric
+from camkit.metrics.rows import refuse_concepts
 
 if TYPE_CHECKING:
     from camkit.models.classifier import Classifier

@@ -20,6 +20,7 @@ from camkit.errors import CamkitError, UsageError
 from camkit.explanation import Explanation
 from camkit.methods import Method, find_method, find_methods
 from camkit.metrics.comparing import RANDOMCAM, grid_of
+from camkit.metrics.rows import classes_of_row, refuse_concepts
 
 if TYPE_CHECKING:
     from camkit.datasets.reading import Run
@@ -155,7 +156,7 @@ class FromRun:
                     f"the network's input of {row['id']} was {size[0]} x {size[1]} in the run, and is "
                     f"{inputs.shape[2]} x {inputs.shape[3]} now"
                 )
-        targets = torch.tensor([row["classes"] or [row["predicted"]] for row in rows])
+        targets = torch.tensor([classes_of_row(row) for row in rows])
         maps = {
             name: torch.stack([self._run.finished(position, name) for position in positions]) for name in self._names
         }
@@ -225,19 +226,6 @@ def source_of(run: Run, failed: dict[int, str]) -> Source:
         labels=labels,
         problems=failed,
     )
-
-
-def refuse_concepts(methods: Sequence[Method]) -> None:
-    """Refuse methods whose maps explain no class.
-
-    Raises:
-        UsageError: One does.
-    """
-    found = [each.name for each in methods if each.need.finds_targets]
-    if found:
-        raise UsageError(
-            f"{', '.join(found)} finds concepts of its own: its maps explain no class that could be scored"
-        )
 
 
 def _explainer_of(explainer: Explainer, method: Method) -> Callable[[Tensor, Tensor], Tensor]:

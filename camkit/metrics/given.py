@@ -98,8 +98,8 @@ def read_maps(given: Any, of: str = "") -> Tensor:
     return made[:, None] if made.ndim == 3 else made
 
 
-def fit(maps: Tensor, size: Sequence[int], of: str = "", *, resize: bool) -> Tensor:
-    """Maps (B, T, H, W) at the images' size, bilinearly resized where that is asked for.
+def fit(maps: Tensor, size: Sequence[int], of: str = "", *, resize: bool, to: str = "images") -> Tensor:
+    """Maps (B, T, H, W) at the size of the images, or of what ``to`` names, bilinearly resized where that is asked for.
 
     Raises:
         UsageError: they are of another size, and it isn't.
@@ -108,8 +108,8 @@ def fit(maps: Tensor, size: Sequence[int], of: str = "", *, resize: bool) -> Ten
         return maps
     if not resize:
         raise UsageError(
-            f"{_maps(of)} are {maps.shape[2]} x {maps.shape[3]}, the images {size[0]} x {size[1]}: pass resize=True to "
-            "resize the maps bilinearly"
+            f"{_maps(of)} are {maps.shape[2]} x {maps.shape[3]}, the {to} {size[0]} x {size[1]}: pass resize=True "
+            "to resize the maps bilinearly"
         )
     return functional.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
 
@@ -172,10 +172,7 @@ def read_regions(regions: Any, batch: int, count: int, size: Sequence[int]) -> T
     Raises:
         UsageError: something else, another number or size, or a region that is empty.
     """
-    try:
-        made = torch.as_tensor(regions).detach().cpu()
-    except (TypeError, ValueError, RuntimeError):
-        raise UsageError(f"regions must be a tensor (B, H, W) of bool, got {type(regions).__name__}") from None
+    made = _masks(regions)
     shapes = [(batch, *size), (batch, count, *size)]
     if tuple(made.shape) not in shapes:
         raise UsageError(
@@ -190,6 +187,15 @@ def read_regions(regions: Any, batch: int, count: int, size: Sequence[int]) -> T
     if empty:
         raise UsageError(f"the region of image {', '.join(map(str, empty[:6]))} is empty")
     return made.flatten(0, 1)
+
+
+def region_size(regions: Any) -> tuple[int, ...]:
+    """Height and width of regions.
+
+    Raises:
+        UsageError: something else.
+    """
+    return tuple(_masks(regions).shape[-2:])
 
 
 def read_explainer(given: Any, batch_size: int | None, of: str = "") -> Explainer:
@@ -224,6 +230,16 @@ def read_explainer(given: Any, batch_size: int | None, of: str = "") -> Explaine
         return torch.cat(made)
 
     return explain
+
+
+def _masks(regions: Any) -> Tensor:
+    try:
+        made = torch.as_tensor(regions).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"regions must be a tensor (B, H, W) of bool, got {type(regions).__name__}") from None
+    if made.ndim not in (3, 4):
+        raise UsageError(f"regions must be (B, H, W) or (B, T, H, W), got {tuple(made.shape)}")
+    return made
 
 
 def _maps(of: str) -> str:

@@ -21,11 +21,13 @@ from camkit.metrics.given import (
     read_model,
     read_regions,
     read_targets,
+    region_size,
     require_unit,
 )
 from camkit.metrics.jobs import Request
 from camkit.metrics.registry import Metric, find_metric
 from camkit.metrics.responses import respond, top_classes
+from camkit.metrics.rows import Rows, of_rows
 from camkit.metrics.trial import Explainer, Responses, Trial, known
 from camkit.metrics.values import Values
 from camkit.models.classifier import Classifier
@@ -56,18 +58,19 @@ def measure(
     Args:
         metrics: names from :data:`camkit.metrics.METRICS`, in any case, or ``METRICS[name].configured(...)``.
         maps: (B, H, W) or (B, T, H, W) for T targets per image, a tensor or an array, or an
-            :class:`camkit.Explanation`.
+            :class:`camkit.Explanation`, or rows of a run (:class:`camkit.datasets.Run`) that has one method.
         images: (B, C, H, W), normalised as the model takes them.
         model: the network, a loaded :class:`camkit.models.classifier.Classifier`, or a CAM: its network, and a way to
             explain again.
         targets: class indices: one for all images, one per image, or T per image. None takes those of an
-            :class:`camkit.Explanation`, else each image's own top class.
+            :class:`camkit.Explanation` or of the rows of a run, else each image's own top class.
         regions: where the objects are, (B, H, W) or (B, T, H, W), bool.
         explain: a CAM, or a function from images (N, C, H, W) and targets (N,) to maps (N, H, W), for metrics that
             explain other images, or a changed network.
         probability: ``"softmax"``, ``"sigmoid"``, or ``"none"`` where the model returns probabilities; None takes a
             classifier's own, else softmax.
-        resize: resize maps of another size than the images bilinearly; they are refused otherwise.
+        resize: resize maps of another size than the images (without images, than the regions) bilinearly; they are
+            refused otherwise.
         batch_size: how many changed images run at a time; None asks the memory.
         seed: of whatever is drawn; with the same seed an image gets the same whatever it is measured with.
         progress: called with how many of how many changed images are through.
@@ -107,7 +110,7 @@ def measure(
 
 def measure_methods(
     metrics: Metrics,
-    maps: Mapping[str, Any],
+    maps: Mapping[str, Any] | Rows,
     images: Tensor | None = None,
     model: Model = None,
     targets: Targets = None,
@@ -125,7 +128,7 @@ def measure_methods(
 
     Args:
         metrics: see :func:`measure`, as for the arguments not named here.
-        maps: by method.
+        maps: by method; or rows of a run, for all of its methods.
         images: see :func:`measure`.
         model: see :func:`measure`.
         targets: see :func:`measure`; the same for all methods.
@@ -148,16 +151,20 @@ def measure_methods(
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise UsageError(f"seed is a whole number from 0 on; got {seed!r}")
     subject = None if model is None else read_model(model, probability, batch_size, progress)
-    heats = _heats(maps)
+    by_method, targets = of_rows(maps, targets)
+    heats = _heats(by_method)
     batch, count = next(iter(heats.values())).shape[:2]
     if images is not None:
         images = read_images(images, None if subject is None else subject.network, batch)
         heats = {name: fit(heat, images.shape[2:], name, resize=resize) for name, heat in heats.items()}
+    elif regions is not None:
+        across = region_size(regions)
+        heats = {name: fit(heat, across, name, resize=resize, to="regions") for name, heat in heats.items()}
     size = next(iter(heats.values())).shape[2:]
     for name, heat in heats.items():
         if strict := [metric.name for metric in wanted if "unit" in metric.needs]:
             require_unit(heat, strict, name)
-    explainers = _explainers(explain, maps, subject, batch_size)
+    explainers = _explainers(explain, by_method, subject, batch_size)
     given = {
         "scores": {"images": images, "model": model},
         "region": {"regions": regions},
@@ -168,7 +175,9 @@ def measure_methods(
             missing = [argument for argument, value in given.get(need, {}).items() if value is None]
             if missing:
                 raise UsageError(f"{metric.name} needs {' and '.join(missing)}: pass {'=, '.join(missing)}=")
-    chosen = read_targets(_agreed(targets, maps), batch, count) if _ask_class(wanted) or targets is not None else None
+    chosen = (
+        read_targets(_agreed(targets, by_method), batch, count) if _ask_class(wanted) or targets is not None else None
+    )
     if chosen is None and _ask_class(wanted):
         if subject is None or images is None:
             raise UsageError("without a model there is no top class: pass targets=")

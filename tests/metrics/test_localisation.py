@@ -131,3 +131,13 @@ def test_gridpg_of_mosaics() -> None:
     assert found.values.tolist() == [1.0] * 8
     even = measure("GridPG", torch.ones_like(maps), regions=mosaics.regions)["GridPG"]
     assert even.values.tolist() == [0.25] * 8
+
+
+def test_maps_take_the_regions_size_where_that_is_asked_for() -> None:
+    """Without images it is the regions' size that counts."""
+    small = random_maps(3, (5, 6))
+    with pytest.raises(UsageError, match="the maps are 5 x 6, the regions 20 x 30: pass resize=True"):
+        measure("GridPG", small, regions=REGIONS)
+    large = torch.nn.functional.interpolate(small[:, None], (20, 30), mode="bilinear")[:, 0]
+    found = measure("GridPG", small, regions=REGIONS, resize=True)["GridPG"].values
+    assert found.equal(measure("GridPG", large, regions=REGIONS)["GridPG"].values)
