@@ -11,12 +11,13 @@ from camkit.cam import CAM
 from camkit.errors import UsageError
 from camkit.explaining import explain as explain_images
 from camkit.explanation import Explanation
-from camkit.methods import Method, find_method
+from camkit.methods import METHODS, Method, find_method
 from camkit.metrics.comparison import Comparison, Item
 from camkit.metrics.controls import CONTROLS, Control, make_controls
 from camkit.metrics.given import read_images, read_maps, read_targets
 from camkit.metrics.measuring import measure_methods
 from camkit.metrics.registry import Metric
+from camkit.metrics.rows import Rows, of_rows
 from camkit.metrics.trial import Explainer
 
 if TYPE_CHECKING:
@@ -28,15 +29,15 @@ RANDOMCAM = "RandomCAM"
 
 def compare(
     metrics: str | Metric | Sequence[str | Metric],
-    methods: Mapping[str, Any] | str | Method | Sequence[str | Method],
+    methods: Mapping[str, Any] | Rows | str | Method | Sequence[str | Method],
     images: Tensor,
-    model: nn.Module | Classifier | None = None,
+    model: nn.Module | Classifier | CAM | None = None,
     targets: Any = None,
     target_layers: Any = None,
     *,
     regions: Any = None,
     explain: Mapping[str, Explainer | CAM] | None = None,
-    controls: Sequence[str] = CONTROLS,
+    controls: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
     seed: int = 0,
     **settings: Any,
@@ -46,15 +47,18 @@ def compare(
     Args:
         metrics: names from :data:`camkit.metrics.METRICS`, in any case.
         methods: a method's name to its maps, as :func:`camkit.metrics.measure` takes them (what
-            :func:`camkit.explain` returns is such a mapping); or names of methods, which explain the images here.
+            :func:`camkit.explain` returns is such a mapping); rows of a run; or names of methods, which explain the
+            images here.
         images: (B, C, H, W), normalised as the model takes them.
-        model: the network, or a :class:`camkit.models.classifier.Classifier`; None for metrics that need no scores.
+        model: the network, a :class:`camkit.models.classifier.Classifier` or a CAM, for its network; None for metrics
+            that need no scores.
         targets: the classes that the maps explain; None for those of the explanations, else the predicted ones.
-        target_layers: where methods are named, see :func:`camkit.explain`.
+        target_layers: of methods that are named, and of RandomCAM, see :func:`camkit.explain`.
         regions: where the objects are, see :func:`camkit.metrics.measure`.
         explain: method's name to a CAM, or to a function from images and targets to maps, for metrics that explain
             again. Methods that are named explain again themselves, and so do controls.
-        controls: some of :data:`camkit.metrics.CONTROLS`, and ``RandomCAM`` where methods are named.
+        controls: some of ``RandomCAM`` and :data:`camkit.metrics.CONTROLS`. None for all, RandomCAM where a method is
+            named, or was explained, at a layer of the network: there it stands too.
         ids: (B,), the images' names; None numbers them.
         seed: of whatever is drawn.
         **settings: of :func:`camkit.metrics.measure`: ``probability``, ``resize``, ``batch_size``, ``progress``, and
@@ -66,24 +70,29 @@ def compare(
     Example:
         >>> found = compare("Sparseness", ["GradCAM", "LayerCAM"], images, model, target_layers=["features"])
         >>> found.methods, found.controls
-        (['GradCAM', 'LayerCAM'], ('Random', 'Gaussian', 'Edges'))
+        (['GradCAM', 'LayerCAM'], ('RandomCAM', 'Random', 'Gaussian', 'Edges'))
     """
     read_images(images, None, len(images))
     again: dict[str, Explainer | CAM] = dict(explain or {})
-    given: dict[str, Any] = {}
-    if isinstance(methods, Mapping):
-        given |= methods
-        beside = check_controls([name for name in controls if name != RANDOMCAM or name in given], given)
-    else:
-        wanted = [find_method(name) for name in ([methods] if isinstance(methods, str | Method) else methods)]
-        beside = check_controls(controls, {each.name: None for each in wanted})
-        if RANDOMCAM in beside and RANDOMCAM not in [each.name for each in wanted]:
-            wanted.append(find_method(RANDOMCAM))
-        module = _module(model, wanted)
-        given |= explain_images(module, images, wanted, targets, target_layers)
-        for each in wanted:
-            layers = list(given[each.name].layers) if each.of_layers else target_layers
-            again.setdefault(each.name, CAM(module, each, layers))
+    named, targets = of_rows(methods, targets)
+    given: dict[str, Any] = dict(named) if isinstance(named, Mapping) else {}
+    wanted = [] if isinstance(named, Mapping) else _found(named)
+    layers = layers_of(given) if target_layers is None else target_layers
+    if controls is None:
+        at_layers = any(each.of_layers for each in wanted) or (model is not None and layers_of(given))
+        controls = (RANDOMCAM, *CONTROLS) if at_layers else CONTROLS
+    compared = dict.fromkeys([*given, *(each.name for each in wanted)])
+    beside = check_controls(controls, compared)
+    if compared and RANDOMCAM in beside and RANDOMCAM not in compared:
+        wanted.append(find_method(RANDOMCAM))
+    if wanted:
+        module, output = _module(model, wanted)
+        classes = _classes(given, targets)
+        explains_again = bool(again) or not given
+        given |= explain_images(module, images, wanted, classes, layers, output=output)
+        for each in wanted if explains_again else ():
+            own = list(given[each.name].layers) if each.of_layers else target_layers
+            again.setdefault(each.name, CAM(module, each, own, output=output))
     if not given:
         raise UsageError("there is no method to compare: give maps by the method's name, or names of methods")
     made = make_controls(grid_of(given), seed)
@@ -127,6 +136,14 @@ def grid_of(methods: Mapping[str, Any]) -> tuple[int, ...] | None:
     return None
 
 
+def layers_of(methods: Mapping[str, Any]) -> list[str] | None:
+    """The target layers of the first explanation that is at layers; None where there is none."""
+    for each in methods.values():
+        if isinstance(each, Explanation) and each.layers and each.method in METHODS and METHODS[each.method].of_layers:
+            return list(each.layers)
+    return None
+
+
 def control_maps(control: Control, images: Tensor, count: int) -> Tensor:
     """A control's maps (B, T, H, W), the same for each of an image's T targets."""
     maps = control(images)
@@ -164,9 +181,14 @@ def _classes(methods: Mapping[str, Any], targets: Any) -> Any:
     return scored[0].argmax(1) if scored else None
 
 
-def _module(model: Any, methods: Sequence[Method]) -> nn.Module:
-    """The network that explains."""
+def _found(methods: str | Method | Sequence[str | Method]) -> list[Method]:
+    return [find_method(name) for name in ([methods] if isinstance(methods, str | Method) else methods)]
+
+
+def _module(model: Any, methods: Sequence[Method]) -> tuple[nn.Module, Any]:
+    """The network that explains, and which of its outputs is explained."""
     if model is None:
         raise UsageError(f"{', '.join(each.name for each in methods)} can't be computed without a model: pass model=")
-    module: nn.Module = model if isinstance(model, nn.Module) else model.model
-    return module
+    if isinstance(model, nn.Module):
+        return model, None
+    return model.model, model.network.output if isinstance(model, CAM) else model.output

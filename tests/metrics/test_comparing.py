@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import camkit
 from camkit.errors import UsageError
@@ -35,7 +36,7 @@ def made(ours: list[float], control: list[float], *, name: str = METRIC) -> Comp
 def test_controls_stand_beside_the_methods() -> None:
     found = compare(METRIC, ["GradCAM", "LayerCAM"], IMAGES, MODEL, 3)
     assert found.methods == ["GradCAM", "LayerCAM"]
-    assert list(found.values[METRIC]) == ["GradCAM", "LayerCAM", *CONTROLS]
+    assert list(found.values[METRIC]) == ["GradCAM", "LayerCAM", "RandomCAM", *CONTROLS]
     assert found.items[METRIC] == [Item("0", 3), Item("1", 3), Item("2", 3)]
 
 
@@ -45,6 +46,27 @@ def test_maps_and_names_of_methods_give_the_same() -> None:
     for method, values in named.values[METRIC].items():
         assert values.values.equal(mapped.values[METRIC][method].values), method
     assert named.items == mapped.items
+
+
+def test_randomcam_stands_beside_maps_where_there_is_a_network_and_a_layer() -> None:
+    explained = camkit.explain(MODEL, IMAGES, "GradCAM", 3, ["norm1"])
+    found = compare(METRIC, {"mine": explained["GradCAM"]}, IMAGES, MODEL)
+    assert found.controls == ("RandomCAM", *CONTROLS)
+    assert found.items[METRIC][0].target == 3
+    bare = compare(METRIC, {"mine": explained["GradCAM"].maps}, IMAGES, MODEL, 3)
+    assert bare.controls == CONTROLS
+    asked = compare(METRIC, {"mine": explained["GradCAM"].maps}, IMAGES, MODEL, 3, ["norm1"], controls=["RandomCAM"])
+    assert asked.values[METRIC]["RandomCAM"].values.equal(found.values[METRIC]["RandomCAM"].values)
+
+
+def test_a_cam_s_output_is_the_one_that_named_methods_explain() -> None:
+    def reversed_scores(output: Tensor) -> Tensor:
+        return output.flip(1)
+
+    cam = camkit.GradCAM(MODEL, ["norm2"], output=reversed_scores)
+    found = compare(METRIC, "GradCAM", IMAGES, cam, 3, ["norm2"], controls=["Random"])
+    alone = compare(METRIC, {"GradCAM": cam(IMAGES, 3)}, IMAGES, cam, 3, controls=["Random"])
+    assert found.values[METRIC]["GradCAM"].values.equal(alone.values[METRIC]["GradCAM"].values)
 
 
 def test_randomcam_is_a_control_where_methods_are_named() -> None:
@@ -91,7 +113,7 @@ def test_json_holds_everything_and_reads_back() -> None:
     ours = metric["methods"]["GradCAM"]
     assert ours["mean"] == pytest.approx(sum(ours["values"]) / 3)
     assert ours["low"] <= ours["mean"] <= ours["high"]
-    assert set(ours["p"]) == set(CONTROLS)
+    assert set(ours["p"]) == {"RandomCAM", *CONTROLS}
     curve = next(iter(ours["curves"].values()))
     assert len(curve["steps"]) == len(curve["mean"]) == len(curve["low"]) == len(curve["high"])
     assert "p" not in metric["methods"]["Random"]
@@ -113,6 +135,7 @@ def test_the_plot_has_a_panel_for_each_metric() -> None:
         ({"controls": ["Rondom"]}, "no control 'Rondom'; there are: RandomCAM, Random, Gaussian, Edges"),
         ({"methods": {"Edges": torch.zeros(3, 32, 32)}}, "'Edges' is the name of a control"),
         ({"model": None}, "can't be computed without a model"),
+        ({"model": None, "methods": {"mine": torch.zeros(3, 32, 32)}, "controls": ["RandomCAM"]}, "without a model"),
         ({"ids": ["a"]}, "3 images have 1 ids"),
         ({"images": torch.zeros(3, 3, 32)}, "images must be normalised floats"),
         ({"methods": {"mine": torch.zeros(3, 16, 16)}}, "resize=True"),

@@ -19,7 +19,7 @@ import camkit
 from camkit.datasets import run
 from camkit.datasets.counting import Progress
 from camkit.errors import CamkitError, UsageError
-from camkit.metrics import compare, evaluating
+from camkit.metrics import compare, evaluating, measure, measure_methods
 from camkit.metrics.evaluator import Evaluation
 from camkit.models.classifier import Classifier
 from tests.datasets.pictures import classifier, write_classes, write_pictures
@@ -292,3 +292,33 @@ def test_random_states_keep_their_course(data: Path) -> None:
     before = torch.get_rng_state()
     evaluate(data, network, workers=1)
     assert torch.get_rng_state().equal(before)
+
+
+def test_rows_of_a_run_are_maps(data: Path, tmp_path: Path) -> None:
+    run(data, classifier(), tmp_path / "run", METHODS, target="top:2", workers=0)
+    network = classifier()
+    rows = camkit.datasets.load(tmp_path / "run").take([1, 4])
+    images = torch.cat([network.prepare(data / name).inputs for name in rows.ids])
+    made = camkit.explain(network.model, images, METHODS, [rows.row(row)["classes"] for row in range(2)])
+    expected = measure_methods("Average drop", made, images, network)
+    found = measure_methods("Average drop", rows, images, network)
+    assert list(found) == METHODS
+    for name in METHODS:
+        assert_close(found[name]["Average drop"].values, expected[name]["Average drop"].values, rtol=1e-4, atol=1e-6)
+    one = measure_methods("Average drop", {"LayerCAM": rows}, images, network)["LayerCAM"]["Average drop"]
+    assert one.values.equal(found["LayerCAM"]["Average drop"].values)
+    beside = compare("Average drop", rows, images, network)
+    assert (beside.methods, beside.items["Average drop"][0].target) == (METHODS, rows.row(0)["classes"][0])
+    with pytest.raises(UsageError, match="several methods: GradCAM, LayerCAM; measure_methods takes them all"):
+        measure("Average drop", rows, images, network)
+
+
+def test_rows_of_a_run_with_one_method_are_maps_alone(data: Path, tmp_path: Path) -> None:
+    (data / "espresso" / "broken.png").write_bytes(b"")
+    run(data, classifier(), tmp_path / "run", "EigenCAM", workers=0)
+    rows = camkit.datasets.load(tmp_path / "run")
+    with pytest.raises(CamkitError, match="broken.png has no maps"):
+        measure("Sparseness", rows)
+    assert measure("Sparseness", rows.filter(errors=False))["Sparseness"].values.shape == (7,)
+    with pytest.raises(UsageError, match="no such rows"):
+        measure("Sparseness", rows.take([]))
