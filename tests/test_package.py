@@ -21,11 +21,11 @@ PACKAGE = Path(camkit.__file__).parent
 PACKAGES = [
     "__main__",
     "cli",
-    "metrics",
     "explore",
     "report",
     "web",
     "integrations",
+    "metrics",
     "datasets",
     "constructors",
     "explaining",
