@@ -16,9 +16,11 @@ from camkit.datasets.places import Folder, find_place
 from camkit.datasets.reading import Run, load
 from camkit.datasets.sources import forms
 from camkit.errors import CamkitError, UsageError
+from camkit.methods import find_methods
 from camkit.metrics import METRICS
 from camkit.metrics.annotations import FORMS
-from camkit.metrics.evaluating import ALL_CONTROLS, OF_MOSAICS, OF_PLACES, QUICK, evaluate
+from camkit.metrics.comparing import check_controls
+from camkit.metrics.evaluating import ALL_CONTROLS, OF_MOSAICS, OF_PLACES, QUICK, evaluate, find_wanted
 from camkit.visualize.save import PICTURE_SUFFIXES, check_suffix, check_writable, picture_writer
 
 if TYPE_CHECKING:
@@ -124,6 +126,11 @@ def main(options: argparse.Namespace) -> None:
         check_writable(check_suffix(options.plot, PICTURE_SUFFIXES))
     if options.json:
         check_writable(check_suffix(options.json, (".json",)))
+    metric_options = flags.method_options(options.metric_options, "--metric-options")
+    # Before a model is loaded, which may take minutes.
+    find_wanted(options.metric, metric_options, options.boxes, options.mosaic)
+    find_methods(options.method or ["GradCAM"], flags.method_options(options.method_options))
+    check_controls(options.controls, {})
     run = None if options.run is None else _open(options)
     if run is not None and isinstance(place := find_place(run.path), Folder):
         check_writable(place.path / IN_RUN)
@@ -137,7 +144,7 @@ def main(options: argparse.Namespace) -> None:
             options.metric,
             options.target or "predicted",
             options.target_layers or None,
-            run=run,
+            run=options.run,
             boxes=options.boxes,
             mosaic=options.mosaic,
             min_confidence=options.min_confidence,
@@ -152,7 +159,7 @@ def main(options: argparse.Namespace) -> None:
             seed=options.seed,
             controls=options.controls,
             method_options=flags.method_options(options.method_options),
-            metric_options=flags.method_options(options.metric_options, "--metric-options"),
+            metric_options=metric_options,
             progress=progress,
             say=progress.say,
         )

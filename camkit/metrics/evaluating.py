@@ -114,10 +114,8 @@ def evaluate(
         >>> found.comparison.verdicts()[0]  # doctest: +SKIP
         'Average drop: GradCAM is better than Random (p = 0.0001)'
     """
-    classifier = find_classifier(model, checkpoint, transform, classes)
-    classifier = classifier.of_output(output if isinstance(output, str) else None)
     plan = Plan(
-        metrics=_metrics(metrics, metric_options or {}, boxes, mosaic),
+        metrics=find_wanted(metrics, metric_options, boxes, mosaic),
         controls=controls,
         boxes=boxes,
         mosaic=mosaic,
@@ -127,9 +125,13 @@ def evaluate(
         limit=limit,
         seed=seed,
     )
+    classifier = find_classifier(model, checkpoint, transform, classes)
+    classifier = classifier.of_output(output if isinstance(output, str) else None)
     chosen = [methods] if isinstance(methods, str | Method) else list(methods or ())
     if run is not None:
         rows = run if isinstance(run, Run) else load_run(run)
+        if rows is not run and len(rows) < (rows.asked or 0) and say is not None:
+            say(f"{rows.path} has {len(rows)} of the {rows.asked} images that it was to have: they alone are measured")
         return _of_run(rows, classifier, chosen, plan, progress, say)
     if data is None:
         raise UsageError("name an image, a folder or a list, or a run")
@@ -179,20 +181,20 @@ def _controls(controls: Sequence[str], methods: Sequence[str]) -> list[str]:
     return [name for name in check_controls(controls, dict.fromkeys(methods)) if name not in methods]
 
 
-def _metrics(
+def find_wanted(
     metrics: str | Metric | Sequence[str | Metric] | None,
-    options: Mapping[str, Any],
-    boxes: str | Path | None,
-    mosaic: int,
+    options: Mapping[str, Any] | None = None,
+    boxes: str | Path | None = None,
+    mosaic: int = 0,
 ) -> list[Metric]:
-    """The metrics with their options.
+    """The metrics with their options; arguments as for :func:`evaluate`.
 
     Raises:
         UsageError: No such metric or option; metrics of places without places, or places that none of them reads.
     """
     usual = OF_MOSAICS if mosaic else QUICK + OF_PLACES * (boxes is not None)
     given = [metrics] if isinstance(metrics, str | Metric) else list(metrics or usual)
-    found = distributed([find_metric(each) for each in given], options, "metric")
+    found = distributed([find_metric(each) for each in given], options or {}, "metric")
     names = [each.name for each in found]
     if len(set(names)) < len(names):
         raise UsageError(f"name every metric once, got {', '.join(names)}")

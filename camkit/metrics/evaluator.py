@@ -78,6 +78,8 @@ class Plan:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise UsageError(f"{name} is a whole number of at least 1, got {value!r}")
+        if isinstance(self.min_confidence, bool) or not 0 <= self.min_confidence <= 1:
+            raise UsageError(f"min_confidence is a probability, 0 to 1, got {self.min_confidence!r}")
         if not isinstance(self.mosaic, int) or self.mosaic < 0 or self.mosaic == 1:
             raise UsageError(f"a mosaic has n x n images, n at least 2, got n={self.mosaic!r}")
 
@@ -148,7 +150,7 @@ class Evaluator:
             self._measure_mosaics()
         else:
             for ready in self._ready():
-                self._try(ready.positions, partial(_of_part, self._measure_images, ready))
+                self._try(self._names(ready), partial(_of_part, self._measure_images, ready))
         notes = self._regions.lines() if self._regions is not None else []
         names = [each.name for each in self._plan.metrics]
         if not self._done:
@@ -188,7 +190,7 @@ class Evaluator:
         waiting = Waiting(together)
         for groups, failures in gathered(Images(self._source, self._loader), self._order, together, workers, self._say):
             for failure in failures:
-                self._fail(failure.position, failure.error)
+                self._fail(self._name(failure.position), failure.error)
             for group in groups:
                 yield from waiting.add(group)
         yield from waiting.rest()
@@ -196,8 +198,7 @@ class Evaluator:
     def _of_images(self, ready: Ready) -> Batch:
         """Maps and regions of images that were read."""
         inputs = self._loader.inputs(ready.pixels)
-        names = [self._name(position) for position in ready.positions]
-        batch = Batch(names, ready.positions, inputs, self._maps.maps(ready.positions, inputs))
+        batch = Batch(self._names(ready), ready.positions, inputs, self._maps.maps(ready.positions, inputs))
         return batch if self._regions is None else replace(batch, regions=self._find(batch, ready.sizes, self._regions))
 
     def _find(self, batch: Batch, sizes: Sequence[tuple[int, int]], regions: Regions) -> Tensor:
@@ -218,7 +219,7 @@ class Evaluator:
             raise UsageError("a run has no maps of mosaics: leave out the run, or the mosaics")
         pool = Pool(self._classifier, self._loader, self._plan.min_confidence)
         for ready in self._ready():
-            self._try(ready.positions, partial(_of_part, pool.add, ready))
+            self._try(self._names(ready), partial(_of_part, pool.add, ready))
         if not self._done:
             return
         mosaics = pool.mosaics(self._plan.mosaic, self._plan.seed, self._say)
@@ -226,7 +227,7 @@ class Evaluator:
         self._total, self._done = len(names), 0
         for start in range(0, len(names), AT_ONCE):
             rows = slice(start, start + AT_ONCE)
-            self._try(range(len(names))[rows], partial(self._measure_part, mosaics, names, start, self._maps))
+            self._try(names[rows], partial(self._measure_part, mosaics, names, start, self._maps))
 
     def _measure_part(self, mosaics: Mosaics, names: Sequence[str], start: int, maps: FromNetwork, rows: slice) -> None:
         """Measure some mosaics, counted from number ``start``."""
@@ -290,9 +291,9 @@ class Evaluator:
             progress=partial(self._report, len(images)),
         )
 
-    def _try(self, positions: Sequence[int], do: Callable[[slice], object]) -> None:
-        """Do something with images; where that fails, with fewer of them, so that none but the bad ones are lost."""
-        left = [slice(0, len(positions))]
+    def _try(self, names: Sequence[str], do: Callable[[slice], object]) -> None:
+        """Do something with images or mosaics; where that fails, with fewer, so that none but the bad ones are lost."""
+        left = [slice(0, len(names))]
         while left:
             rows = left.pop()
             count = rows.stop - rows.start
@@ -305,20 +306,23 @@ class Evaluator:
                     continue
                 if isinstance(error, UsageError) and not self._done:
                     raise
-                self._fail(positions[rows.start], said(error))
+                self._fail(names[rows.start], said(error))
                 continue
             self._done += count
             self._report()
 
-    def _fail(self, position: int, error: str) -> None:
+    def _fail(self, name: str, error: str) -> None:
         self._failed += 1
         if len(self._failures) < KEPT_FAILURES:
-            self._failures.append(f"{self._name(position)}: {error}")
+            self._failures.append(f"{name}: {error}")
         self._report()
 
     def _name(self, position: int) -> str:
         name: str = self._source.ids[position].as_py()
         return name
+
+    def _names(self, ready: Ready) -> list[str]:
+        return [self._name(position) for position in ready.positions]
 
     def _report(self, images: int = 0, done: int = 0, total: int = 1) -> None:
         """Say how far it is; of some images that are being measured, how many of how many changed ones are through."""

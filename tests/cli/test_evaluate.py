@@ -151,6 +151,7 @@ def test_bad_input_is_one_line(data: Path, tmp_path: Path, evaluate: Command) ->
     refused(evaluate(data, "cnn", "--metric", "Pointing game"), 2, "needs boxes or masks: pass --boxes FILE")
     refused(evaluate(data, "cnn", "--boxes", tmp_path / "no.json"), 2, "there is no such file")
     refused(evaluate(data, "cnn", "--mosaic", 1), 2, "n at least 2")
+    refused(evaluate(data, "cnn", "--mosaic", 2, "--min-confidence", 50), 2, "min_confidence is a probability, 0 to 1")
     refused(evaluate(data, "cnn", "--plot", tmp_path / "a.doc"), 2, "extension must be one of")
     refused(evaluate(data, "cnn", "--json", tmp_path / "a.txt"), 2, "extension must be one of .json")
     refused(evaluate(data, "cnn", "--metric-options", "x"), 2, "--metric-options takes NAME=VALUE")
@@ -159,6 +160,38 @@ def test_bad_input_is_one_line(data: Path, tmp_path: Path, evaluate: Command) ->
     refused(evaluate(data, "cnn", "--target", "dragon"), 2, "no class 'dragon'")
     refused(evaluate(data, "cnn", "--limit", 0), 2, "at least 1")
     refused(evaluate(data, "cnn", "--workers", "many"), 2, "whole number")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--metric", "Deletio"), "no metric 'Deletio'"),
+        (("--metric", "Pointing game"), "needs boxes or masks"),
+        (("--metric-options", "pixels=3"), "no metric has the option 'pixels'"),
+        (("--method", "GradCamm"), "GradCamm"),
+        (("--controls", "Nothing"), "no control 'Nothing'"),
+        (("--mosaic", 2, "--boxes", "boxes.csv"), "mosaics have regions of their own"),
+    ],
+)
+def test_what_is_misspelt_is_refused_before_the_model_loads(
+    words: tuple[object, ...], message: str, data: Path, evaluate: Command
+) -> None:
+    """There is no such config: its line would come first."""
+    refused(evaluate(data, "nothing", *words), 2, message)
+
+
+def test_an_unfinished_run_is_measured_as_far_as_it_is_and_that_is_said(
+    data: Path, tmp_path: Path, camkit: Command, evaluate: Command
+) -> None:
+    out = tmp_path / "run"
+    assert camkit("run", data, "cnn", "--out", out, "--workers", 0).code == 0
+    manifest = out / "manifest.json"
+    told = json.loads(manifest.read_text())
+    told["about"]["images"] = 20
+    manifest.write_text(json.dumps(told))
+    call = evaluate("--run", out, "--metric", "Sparseness")
+    assert call.code == 0, call.err
+    assert "has 8 of the 20 images that it was to have: they alone are measured" in call.err
 
 
 def test_metrics_are_listed(camkit: Command) -> None:

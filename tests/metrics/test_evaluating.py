@@ -225,11 +225,17 @@ def two_sided(network: Classifier) -> Classifier:
     return replace(network, model=Colours().eval(), classes=None)
 
 
+def write_colours(folder: Path) -> Path:
+    """A picture of each of its classes, and a grey one."""
+    folder.mkdir()
+    colours = {"r": (255, 0, 0), "g": (0, 255, 0), "b": (0, 0, 255), "y": (255, 255, 0), "grey": (127, 127, 127)}
+    for name, colour in colours.items():
+        Image.fromarray(np.full((40, 60, 3), colour, np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
 def test_mosaics_are_made_of_images_of_distinct_classes(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    for name, colour in {"r": (255, 0, 0), "g": (0, 255, 0), "b": (0, 0, 255), "y": (255, 255, 0)}.items():
-        Image.fromarray(np.full((40, 60, 3), colour, np.uint8)).save(tmp_path / "data" / f"{name}.png")
-    Image.fromarray(np.full((40, 60, 3), 127, np.uint8)).save(tmp_path / "data" / "grey.png")
+    write_colours(tmp_path / "data")
     said: list[str] = []
     network = two_sided(classifier())
     found = evaluate(tmp_path / "data", network, "GradCAM", None, mosaic=2, target_layers="features", say=said.append)
@@ -322,3 +328,13 @@ def test_rows_of_a_run_with_one_method_are_maps_alone(data: Path, tmp_path: Path
     assert measure("Sparseness", rows.filter(errors=False))["Sparseness"].values.shape == (7,)
     with pytest.raises(UsageError, match="no such rows"):
         measure("Sparseness", rows.take([]))
+
+
+def test_a_mosaic_that_fails_is_named_by_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> None:
+        raise CamkitError("too large")
+
+    monkeypatch.setattr("camkit.metrics.explained.FromNetwork.of_targets", failing)
+    data = write_colours(tmp_path / "data")
+    with pytest.raises(CamkitError, match=r": ([rgby]\.png \+ ){3}[rgby]\.png: too large$"):
+        evaluate(data, two_sided(classifier()), "GradCAM", None, mosaic=2, target_layers="features")
