@@ -161,7 +161,7 @@ class Evaluator:
         if len(without) == len(names):
             raise CamkitError(f"none of the {self._done} images has a region: {notes[-1]}")
         if without:
-            notes.append(f"no image has a region for {', '.join(without)}")
+            notes.append(f"{', '.join(without)}: no image has a region")
         return Evaluation(
             self._collected.comparison(names, self._controls, self._plan.seed, notes),
             self._done,

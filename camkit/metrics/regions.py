@@ -122,7 +122,7 @@ def read_regions(path: str | Path, ids: Sequence[str], find_category: Callable[[
             continue
     if labels and not classes:
         notes.append(
-            f"no label of {annotations.name} is a class of the network ({', '.join(labels[:NAMED])}"
+            f"labels of {annotations.name}, since none is a class of the network ({', '.join(labels[:NAMED])}"
             f"{', ...' * (len(labels) > NAMED)}): objects of all labels count"
         )
     return Regions(annotations, matched, classes, tuple(notes))

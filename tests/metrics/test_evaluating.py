@@ -202,7 +202,7 @@ def test_boxes_of_images_without_any_region_are_an_error(data: Path, tmp_path: P
         evaluate(data, metrics="Pointing game", boxes=boxes)
     both = evaluate(data, metrics=["Pointing game", "Average drop"], boxes=boxes).comparison
     assert both.metrics == ["Average drop"]
-    assert both.notes[-1] == "no image has a region for Pointing game"
+    assert both.notes[-1] == "Pointing game: no image has a region"
 
 
 def two_sided(network: Classifier) -> Classifier:

@@ -159,7 +159,7 @@ def test_objects_of_the_class_that_is_explained_count_alone(tmp_path: Path) -> N
 def test_labels_that_are_no_classes_mean_nothing_and_that_is_said(tmp_path: Path) -> None:
     regions = read_regions(write(tmp_path / "a.xml", voc(name="n02123045")), ["a.jpg"], find_category)
     assert regions.find("a.jpg", 1, SIZE, WHOLE, SIZE) is not None
-    assert "no label of" in regions.lines()[0]
+    assert "since none is a class of the network" in regions.lines()[0]
     assert "(n02123045): objects of all labels count" in regions.lines()[0]
 
 
