@@ -42,6 +42,8 @@ def tables() -> dict[str, str]:
         "speed": speed,
         "speed-short": first_cases(speed),
         "compatibility": compatibility_table(json.loads(_text("compatibility"))),
+        "datasets": datasets_table(json.loads(_text("datasets"))),
+        "trust": trust_table(json.loads(_text("trust"))["networks"]),
     }
 
 
@@ -143,6 +145,44 @@ def compatibility_table(sets: dict[str, dict[str, Any]]) -> str:
     for name, found in sets.items():
         numbers = ", ".join(f"{package} {number}" for package, number in found["packages"].items())
         lines.append(f"| {name} | Python {found['python']}, {numbers} |")
+    return "\n".join(lines)
+
+
+def datasets_table(found: dict[str, Any]) -> str:
+    """How fast runs over data sets are beside a plain inference loop, how many bytes they keep and how flat they stay."""
+    lines = ["| network | who | batch | images/s | of the plain loop's rate | least asked |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    for row in found["speed"]:
+        low, high = row["spread"]
+        least = "" if row["floor"] is None else f"{row['floor']:.2f}"
+        share = f"{row['share']:.2f} ({low:.2f} to {high:.2f})" if row["who"] != "plain loop" else ""
+        lines.append(
+            f"| {row['network']} | {row['who']} | {row['batch']} | {row['images_per_second']:.1f} | {share} | {least} |"
+        )
+    lines += ["", "| kept | bytes per image |", "| --- | --- |"]
+    lines += [f"| {name} | {value:.0f} |" for name, value in found["bytes"].items()]
+    lines += ["", "| images | sizes | resident | at the end | growth |", "| --- | --- | --- | --- | --- |"]
+    for row in found.get("flat", []):
+        settled = f"{row['settled_bytes'] / 1e6:.0f} MB after {row['settled_after']}"
+        end = f"{row['end_bytes'] / 1e6:.0f} MB"
+        lines.append(f"| {row['images']} | {row['sizes']} | {settled} | {end} | {row['growth']:.1%} |")
+    return "\n".join(lines)
+
+
+def trust_table(networks: dict[str, Any]) -> str:
+    """What metrics' rankings of the methods have to do with the true one, by the mean over networks."""
+    found = {name: each["metrics"] for name, each in networks.items()}
+    metrics = list(next(iter(found.values())))
+
+    def worth(metric: str) -> float:
+        return sum(float(each[metric]["correlation"]) for each in found.values())
+
+    lines = [f"| metric | family | {' | '.join(found)} |", "| --- | --- |" + " --- |" * len(found)]
+    for metric in sorted(metrics, key=worth, reverse=True):
+        rows = [each[metric] for each in found.values()]
+        told = " (is told where the digit is)" * rows[0]["sees_region"]
+        cells = [f"{r['correlation']:.2f} ({r['interval'][0]:.2f} to {r['interval'][1]:.2f})" for r in rows]
+        lines.append(f"| {metric}{told} | {rows[0]['family']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
