@@ -36,7 +36,7 @@ from camkit.metrics.measuring import measure_methods
 from camkit.metrics.trial import Explainer
 
 SIZE = (48, 48)
-COUNT = 30
+COUNT = 20
 FEW = 4
 """Canvases for metrics that explain again."""
 SLOW = ("SSCAM", "ISCAM")
@@ -72,32 +72,29 @@ def study(model: nn.Module, count: int, metrics: list[str]) -> dict[str, Any]:
     truth = {name: auc(heat, inside) for name, heat in maps.items()}
     hits = {name: hottest(heat, inside) for name, heat in maps.items()}
     images = canvases.images
-    rows: dict[str, dict[str, Numbers]] = {}
-    ties: dict[str, float] = {}
-    for metric in metrics:
-        started = time.perf_counter()
-        again = "explainer" in METRICS[metric].needs
+    rows: dict[str, dict[str, Numbers]] = {metric: {} for metric in metrics}
+    ties: dict[str, list[float]] = {metric: [] for metric in metrics}
+    for again in (False, True):  # together, so that what several metrics ask for runs once
+        asked = [metric for metric in metrics if ("explainer" in METRICS[metric].needs) is again]
         part = slice(FEW if again else None)
         names = [name for name in maps if not (again and name in SLOW)]
-        try:
-            values = measure_methods(
-                metric,
-                {name: maps[name][part] for name in names},
-                images[part],
-                model,
-                canvases.classes[part],
-                regions=inside[part],
-                explain={name: explainers[name] for name in names},
-                probability="sigmoid",
-            )
-        except CamkitError as error:
-            refused[metric] = str(error)
-            continue
-        rows[metric] = {name: each[metric].values.numpy() for name, each in values.items()}
-        shares = [tied.mean().item() for each in values.values() if (tied := each[metric].ties) is not None]
-        if shares:
-            ties[metric] = float(np.mean(shares))
-        print(f"{metric}: {time.perf_counter() - started:.0f} s", flush=True)
+        started = time.perf_counter()
+        found = measure_methods(
+            asked,
+            {name: maps[name][part] for name in names},
+            images[part],
+            model,
+            canvases.classes[part],
+            regions=inside[part],
+            explain={name: explainers[name] for name in names},
+            probability="sigmoid",
+        )
+        for name, metric in ((name, metric) for name in names for metric in asked):
+            values = found[name][metric]
+            rows[metric][name] = values.values.numpy()
+            if values.ties is not None:
+                ties[metric].append(values.ties.mean().item())
+        print(f"{len(asked)} metrics of {len(names)} methods: {time.perf_counter() - started:.0f} s", flush=True)
     return {
         "canvases": len(images),
         "refused": refused,
@@ -114,7 +111,7 @@ def study(model: nn.Module, count: int, metrics: list[str]) -> dict[str, Any]:
                 "family": METRICS[metric].family,
                 "better": METRICS[metric].better,
                 "sees_region": "region" in METRICS[metric].needs,
-                "ties": ties.get(metric),
+                "ties": float(np.mean(ties[metric])) if ties[metric] else None,
                 **agreement(row, truth, METRICS[metric].better == "lower"),
             }
             for metric, row in rows.items()
