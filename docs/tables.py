@@ -43,7 +43,6 @@ def tables() -> dict[str, str]:
         "speed-short": first_cases(speed),
         "compatibility": compatibility_table(json.loads(_text("compatibility"))),
         "datasets": datasets_table(json.loads(_text("datasets"))),
-        "trust": trust_table(json.loads(_text("trust"))["networks"]),
     }
 
 
@@ -149,7 +148,7 @@ def compatibility_table(sets: dict[str, dict[str, Any]]) -> str:
 
 
 def datasets_table(found: dict[str, Any]) -> str:
-    """How fast runs over data sets are beside a plain inference loop, how many bytes they keep and how flat they stay."""
+    """How fast runs over data sets are, how many bytes they keep and how flat they stay."""
     lines = ["| network | who | batch | images/s | of the plain loop's rate | least asked |"]
     lines += ["| --- | --- | --- | --- | --- | --- |"]
     for row in found["speed"]:
@@ -161,28 +160,12 @@ def datasets_table(found: dict[str, Any]) -> str:
         )
     lines += ["", "| kept | bytes per image |", "| --- | --- |"]
     lines += [f"| {name} | {value:.0f} |" for name, value in found["bytes"].items()]
-    lines += ["", "| images | sizes | resident | at the end | growth |", "| --- | --- | --- | --- | --- |"]
+    if "flat" in found:
+        lines += ["", "| images | sizes | resident | at the end | growth |", "| --- | --- | --- | --- | --- |"]
     for row in found.get("flat", []):
         settled = f"{row['settled_bytes'] / 1e6:.0f} MB after {row['settled_after']}"
         end = f"{row['end_bytes'] / 1e6:.0f} MB"
         lines.append(f"| {row['images']} | {row['sizes']} | {settled} | {end} | {row['growth']:.1%} |")
-    return "\n".join(lines)
-
-
-def trust_table(networks: dict[str, Any]) -> str:
-    """What metrics' rankings of the methods have to do with the true one, by the mean over networks."""
-    found = {name: each["metrics"] for name, each in networks.items()}
-    metrics = list(next(iter(found.values())))
-
-    def worth(metric: str) -> float:
-        return sum(float(each[metric]["correlation"]) for each in found.values())
-
-    lines = [f"| metric | family | {' | '.join(found)} |", "| --- | --- |" + " --- |" * len(found)]
-    for metric in sorted(metrics, key=worth, reverse=True):
-        rows = [each[metric] for each in found.values()]
-        told = " (is told where the digit is)" * rows[0]["sees_region"]
-        cells = [f"{r['correlation']:.2f} ({r['interval'][0]:.2f} to {r['interval'][1]:.2f})" for r in rows]
-        lines.append(f"| {metric}{told} | {rows[0]['family']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
