@@ -90,7 +90,8 @@ def main(options: argparse.Namespace) -> None:
     if not options.no_browser and not open_browser(url):
         print("no browser could be opened: open the address in one", flush=True)
     try:
-        serve(make_app(explorer, host=options.host, token=token), listening)
+        serve(make_app(explorer, host=options.host, token=token), explorer, listening)
+        print("the explorer has ended", flush=True)
     finally:
         explorer.close()
         listening.close()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import logging
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,13 +22,15 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from camkit import web
 from camkit.errors import CamkitError, UsageError
 from camkit.explore.album import Choice, UnknownError
 from camkit.explore.asked import Asked, AskedCategory, AskedLayers, AskedMap, AskedPicture, AskedPlace
 from camkit.explore.explorer import Explorer
-from camkit.explore.guard import Guard
+from camkit.explore.guard import PICTURES, Guard
 from camkit.explore.kinds import Source
 from camkit.explore.live import Live
 from camkit.explore.pictures import MOST_BYTES, MOST_PIXELS, PictureError
@@ -76,6 +80,8 @@ def make_app(explorer: Explorer, *, host: str = "127.0.0.1", token: str = "") ->
     app.include_router(router)
     app.add_exception_handler(CamkitError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _failed)
+    app.add_exception_handler(ClientDisconnect, _left)
     return Guard(app, host=host, token=token)
 
 
@@ -120,7 +126,7 @@ async def about(request: Request) -> dict[str, Any]:
     }
 
 
-@router.get("/api/images")
+@router.get(PICTURES)
 def images(
     request: Request,
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
@@ -139,7 +145,7 @@ def small(request: Request, id: Annotated[str, Query(max_length=1000)]) -> Respo
     return Response(_explorer(request).album.small(id), media_type="image/jpeg", headers={"cache-control": "private"})
 
 
-@router.post("/api/images")
+@router.post(PICTURES)
 async def upload(request: Request, name: Annotated[str, Query(max_length=1000)] = "picture") -> JSONResponse:
     """Take a picture; the body is the file."""
     explorer = _explorer(request)
@@ -277,9 +283,24 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
         status = 404
     elif isinstance(error, PictureError):
         status = error.status
+    return _line(str(error), status, headers)
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    """A line for an address that isn't there, and for what can't be read as JSON."""
+    assert isinstance(error, HTTPException)
+    return _line(str(error.detail), error.status_code, dict(error.headers or {}))
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    """Nobody reads this: who sent a picture left before its end."""
+    return _line("the request has no end", 400, {})
+
+
+def _line(error: str, status: int, headers: dict[str, str]) -> JSONResponse:
     if status == 413:  # the rest of what is sent isn't read
         headers["connection"] = "close"
-    return JSONResponse({"error": str(error)}, status, headers)
+    return JSONResponse({"error": error}, status, headers)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
@@ -291,7 +312,26 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": f"{where}: {found['msg']}" if where else str(found["msg"])}, 422)
 
 
-def make_server(app: Guard, *, seconds: int = 2) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """Ends quickly, without a word of those who are cut off.
+
+    Args:
+        config: Of the server.
+        explorer: Whose jobs end first: who waits for one is told so.
+    """
+
+    def __init__(self, config: uvicorn.Config, explorer: Explorer) -> None:
+        super().__init__(config)
+        self._explorer = explorer
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See :class:`uvicorn.Server`."""
+        self._explorer.queue.end()
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # a traceback for every open request
+        await super().shutdown(sockets)
+
+
+def make_server(app: Guard, explorer: Explorer, *, seconds: int = 2) -> Server:
     """A server of the application, which gives open requests so many seconds when it is told to end."""
     config = uvicorn.Config(
         app,
@@ -303,10 +343,10 @@ def make_server(app: Guard, *, seconds: int = 2) -> uvicorn.Server:
         timeout_keep_alive=75,  # a browser's request may meet the end of a connection that it thinks is open
         ws="none",
     )
-    return uvicorn.Server(config)
+    return Server(config, explorer)
 
 
-def serve(app: Guard, listening: Any) -> None:
+def serve(app: Guard, explorer: Explorer, listening: socket.socket) -> None:
     """Answer requests at a socket until the process is told to stop."""
     with contextlib.suppress(KeyboardInterrupt):
-        make_server(app).run(sockets=[listening])
+        make_server(app, explorer).run(sockets=[listening])

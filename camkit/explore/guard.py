@@ -5,6 +5,7 @@
 - What another site's page asks for is refused: browsers say where a request comes from, and all that does something
   needs a header that other sites' pages can't send.
 - Answers say that nothing but the explorer's own files runs, and that nobody else may show them.
+- A request is short, whatever it says of its length; but for a picture, which is bounded where it is received.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = "x-camkit"
 """A header that pages of other sites can't send without asking first."""
+PICTURES = "/api/images"
+"""Where pictures are sent to."""
+MOST_ASKED = 1 << 18
+"""Bytes of any other request."""
 NAMES = ("localhost", "127.0.0.1", "::1")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -87,7 +93,7 @@ class Guard:
                     made.append("set-cookie", cookie)
             await send(message)
 
-        await (refused or self._app)(scope, receive, sent)
+        await (refused or self._app)(scope, receive if scope["path"] == PICTURES else _bounded(receive), sent)
 
     def _refuse(self, scope: Scope, headers: Headers) -> Response | None:
         """An answer to what may not be asked; None for what may."""
@@ -135,6 +141,21 @@ class Guard:
         """The cookie's name: browsers send those of one host to all its ports."""
         server = scope.get("server") or ("", 0)
         return f"camkit-{server[1]}"
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Receives a request of at most :data:`MOST_ASKED` bytes: what is longer is refused before it is in memory."""
+    size = 0
+
+    async def received() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > MOST_ASKED:
+            raise HTTPException(413, f"a request may have {MOST_ASKED >> 10} KiB")
+        return message
+
+    return received
 
 
 def _answer(status: int, line: str) -> Response:

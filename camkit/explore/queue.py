@@ -146,14 +146,23 @@ class Queue:
             if job in self._waiting:
                 self._waiting.remove(job)
 
-    def close(self, seconds: float = 5.0) -> None:
-        """End all jobs and the thread, or leave it behind after so many seconds."""
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is done."""
+        return self._closed
+
+    def end(self) -> None:
+        """Do nothing more: whatever waits or runs is stopped."""
         with self._condition:
             self._closed = True
             self._waiting.clear()
             if self._running is not None:
                 self._running.stop()
             self._condition.notify()
+
+    def close(self, seconds: float = 5.0) -> None:
+        """End all jobs and the thread, or leave it behind after so many seconds."""
+        self.end()
         self._thread.join(seconds)
 
     def _run(self) -> None:

@@ -57,6 +57,8 @@ async def _told(request: Request, queue: Queue, job: Job, news: asyncio.Event) -
 def _state(queue: Queue, job: Job) -> dict[str, Any]:
     if job.is_done:
         return {"event": "error", "error": job.error} if job.error else {"event": "done", "result": job.result}
+    if queue.is_closed:  # which doesn't wait for what the model is at
+        return {"event": "error", "error": "the explorer has ended"}
     if job.is_running:
         done, total = job.progress or (0, 0)
         return {"event": "running", "done": done, "total": total}

@@ -141,7 +141,7 @@ def live(album: Album, **how: Any) -> Live:
 def served(explorer: Explorer, *, host: str = "127.0.0.1", token: str = "") -> Iterator[Client]:
     """Serve an explorer as long as the context lasts; it listens on this machine alone, whatever ``host`` says."""
     socket = listen("127.0.0.1", 0)
-    server = make_server(make_app(explorer, host=host, token=token), seconds=1)
+    server = make_server(make_app(explorer, host=host, token=token), explorer, seconds=1)
     thread = Thread(target=lambda: server.run(sockets=[socket]), daemon=True)
     thread.start()
     try:

@@ -19,7 +19,7 @@ from PIL import Image
 
 import camkit
 from camkit.explore import telling
-from camkit.explore.guard import HEADER
+from camkit.explore.guard import HEADER, MOST_ASKED
 from camkit.explore.pictures import MOST_BYTES
 from camkit.explore.queue import MOST_WAITING, Job, Queue
 from camkit.methods import METHODS
@@ -319,6 +319,32 @@ class TestCrowds:
         assert page.ask("map")["maps"]
         assert slow.started == 1
 
+    @pytest.mark.parametrize("path", ["/api/images", "/api/map"])
+    def test_whoever_leaves_in_the_middle_of_a_request_leaves_no_trace(
+        self, page: Client, caplog: pytest.LogCaptureFixture, path: str
+    ) -> None:
+        heads = f"Host: localhost\r\n{HEADER}: page\r\nContent-Length: 1000\r\n"
+        with socket.create_connection(("127.0.0.1", page.port)) as made:
+            made.sendall(f"POST {path} HTTP/1.1\r\n{heads}\r\n{{".encode())
+            if path == "/api/images":
+                until(lambda: page.explorer.uploading == 1)
+        until(lambda: page.explorer.uploading == 0)
+        assert page.ask("look")["classes"]
+        assert list(page.explorer.album.uploads.folder.iterdir()) == []
+        assert caplog.records == []
+
+    def test_the_end_of_the_explorer_is_told_to_who_waits(
+        self, pictures: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        asked = json.dumps({"source": "slow", "image": FIRST})
+        with ThreadPoolExecutor(2) as crowd:
+            with served(tiny(pictures)) as page:
+                answers = [crowd.submit(page.request, "POST", "/api/map", asked, _headers()) for _ in range(2)]
+                until(lambda: len(page.explorer.queue._waiting) == 1)
+            last = [each.result().lines[-1] for each in answers]
+        assert {each["event"] for each in last} == {"error"}
+        assert caplog.records == []
+
     def test_a_job_that_ends_while_its_state_is_told_is_told_to_its_end(
         self, page: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -362,6 +388,24 @@ class TestRefusals:
     def test_of_colours(self, page: Client) -> None:
         assert "no colour map 'jetz'" in page.refusal("picture", colormap="jetz")
         assert "alpha: " in page.refusal("picture", alpha=2)
+
+    @pytest.mark.parametrize("body", [b'{"category": ' + b"9" * 5000 + b"}", b"[" * 100_000, b"\xff\xfe", b"{", b"NaN"])
+    def test_of_what_is_no_json(self, page: Client, body: bytes) -> None:
+        for what in ("map", "look", "layers", "place", "picture", "raw", "command", "category"):
+            answer = page.post(f"/api/{what}", body, **{"content-type": "application/json"})
+            assert 400 <= answer.status < 500
+            assert list(answer.told) == ["error"]
+
+    def test_of_addresses_that_are_not_there(self, page: Client) -> None:
+        for path in ("/nothing", "//etc/passwd", "/api/map"):
+            assert list(page.get(path).told) == ["error"]
+
+    @pytest.mark.parametrize("how", ["whole", "in pieces"])
+    def test_of_long_requests_before_they_are_in_memory(self, page: Client, how: str) -> None:
+        long = json.dumps({"source": "a", "image": FIRST, "layers": ["x" * MOST_ASKED]}).encode()
+        body = long if how == "whole" else iter([long[:1000], long[1000:]])
+        answer = page.request("POST", "/api/map", body, _headers())
+        assert (answer.status, answer.told) == (413, {"error": "a request may have 256 KiB"})
 
     def test_of_conditions_without_a_run(self, page: Client) -> None:
         assert "start with --run" in page.get("/api/images?where=score%3C1").told["error"]
