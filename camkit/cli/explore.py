@@ -72,8 +72,9 @@ def main(options: argparse.Namespace) -> None:
     for module in ("fastapi", "uvicorn", "jinja2"):
         require(module, "web", "the explorer is a page that a server sends")
     require("PIL.Image", "web", "the explorer reads pictures with Pillow")
-    from camkit.explore.app import make_app, serve
+    from camkit.explore.app import make_app
     from camkit.explore.guard import is_local, make_token
+    from camkit.explore.server import serve
 
     _check(options)
     listening = listen(options.host, options.port)  # before the model loads, which takes a while

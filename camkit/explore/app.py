@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
-import logging
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import uvicorn
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
@@ -288,8 +284,8 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
     """A line for an address that isn't there, and for what can't be read as JSON."""
-    assert isinstance(error, HTTPException)
-    return _line(str(error.detail), error.status_code, dict(error.headers or {}))
+    status = error.status_code if isinstance(error, HTTPException) else 400
+    return _line(str(getattr(error, "detail", error)), status, dict(getattr(error, "headers", None) or {}))
 
 
 async def _left(request: Request, error: Exception) -> Response:
@@ -310,43 +306,3 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     )
     where = ".".join(map(str, found["loc"][1:]))
     return JSONResponse({"error": f"{where}: {found['msg']}" if where else str(found["msg"])}, 422)
-
-
-class Server(uvicorn.Server):
-    """Ends quickly, without a word of those who are cut off.
-
-    Args:
-        config: Of the server.
-        explorer: Whose jobs end first: who waits for one is told so.
-    """
-
-    def __init__(self, config: uvicorn.Config, explorer: Explorer) -> None:
-        super().__init__(config)
-        self._explorer = explorer
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See :class:`uvicorn.Server`."""
-        self._explorer.queue.end()
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # a traceback for every open request
-        await super().shutdown(sockets)
-
-
-def make_server(app: Guard, explorer: Explorer, *, seconds: int = 2) -> Server:
-    """A server of the application, which gives open requests so many seconds when it is told to end."""
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=seconds,
-        timeout_keep_alive=75,  # a browser's request may meet the end of a connection that it thinks is open
-        ws="none",
-    )
-    return Server(config, explorer)
-
-
-def serve(app: Guard, explorer: Explorer, listening: socket.socket) -> None:
-    """Answer requests at a socket until the process is told to stop."""
-    with contextlib.suppress(KeyboardInterrupt):
-        make_server(app, explorer).run(sockets=[listening])

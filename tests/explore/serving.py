@@ -14,12 +14,13 @@ from typing import Any
 
 from camkit.cli.explore import listen
 from camkit.explore.album import Album, Files, Folder, Shelf
-from camkit.explore.app import make_app, make_server
+from camkit.explore.app import make_app
 from camkit.explore.explorer import Explorer
 from camkit.explore.guard import HEADER
 from camkit.explore.kinds import Source, View, numbers
 from camkit.explore.live import Live
 from camkit.explore.queue import Queue
+from camkit.explore.server import make_server
 from camkit.explore.setting import Setting
 from camkit.typing import Progress
 from tests.datasets.pictures import classifier
