@@ -51,12 +51,13 @@ class Rows:
     def list(self, choice: Choice) -> Chosen:
         """See :class:`camkit.explore.album.Shelf`."""
         asked = choice.where, choice.sort, choice.descending
-        if self._last is None or self._last[0] != asked:
+        last = self._last  # others may ask meanwhile
+        if last is None or last[0] != asked:
             rows = self.run.filter(choice.where or None)
             if choice.sort:
                 rows = rows.sort(choice.sort, descending=choice.descending)
-            self._last = asked, rows
-        rows = self._last[1]
+            self._last = last = asked, rows
+        rows = last[1]
         part = rows.take(slice(choice.offset, choice.offset + choice.limit)).table.to_pylist()
         return Chosen([Entry(each["id"], printable(each["id"]), self.caption(each)) for each in part], len(rows))
 

@@ -228,7 +228,10 @@ class Live:
         key = image, about.st_mtime_ns, about.st_size
         found = self._seen.find(key)
         if found is None:
-            prepared = replace(self.classifier.prepare(path), bands=self._setting.bands)
+            try:
+                prepared = replace(self.classifier.prepare(path), bands=self._setting.bands)
+            except CamkitError as error:  # its owner doesn't know where a picture that was dropped lies
+                raise CamkitError(str(error).replace(str(path), self._album.typed(image))) from error
             inputs = self._network.prepare(prepared.inputs)
             try:
                 with record(self._network, inputs, {}) as forward:

@@ -8,13 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import BoundedSemaphore
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from camkit.errors import CamkitError, reason
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """What uploads may be, in Pillow's words. None of them runs another program, as PostScript would."""
 SUFFIXES = {".bmp", ".gif", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"}
 """Of the files in a folder that are taken for pictures."""
+SHOWN = (*FORMATS, "JPEG2000", "PPM")
+"""What small copies are made of, whatever a file's name ends in."""
 MOST_BYTES = 32 << 20
 """Of an upload."""
 MOST_PIXELS = 50_000_000
@@ -94,14 +102,25 @@ def shrink(path: Path) -> bytes:
     """
     from PIL import Image, ImageOps
 
-    with _DECODING, _decoding(path.name), Image.open(path) as image:
+    with _DECODING, _decoding(path.name), Image.open(path, formats=SHOWN) as image:
         check_size(image.size, path.name)
         image.draft("RGB", (2 * SIDE, 2 * SIDE))
-        small = ImageOps.exif_transpose(image).convert("RGB")
+        small = _eight_bit(ImageOps.exif_transpose(image)).convert("RGB")
         small.thumbnail((SIDE, SIDE))
         made = io.BytesIO()
         small.save(made, "JPEG", quality=80)
     return made.getvalue()
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """A picture of more than eight bits from its darkest value to its brightest; others as they are."""
+    from PIL import Image
+
+    if image.mode not in ("F", "I") and not image.mode.startswith("I;"):
+        return image
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
+    low, high = values.min(), values.max()
+    return Image.fromarray(((values - low) * (255 / max(high - low, 1e-30))).astype(np.uint8))
 
 
 def walk(root: Path) -> Iterator[tuple[str, Path]]:

@@ -239,6 +239,19 @@ class TestPictures:
         assert answer.status == 415
         assert "can't read x.png" in answer.told["error"]
 
+    def test_sixteen_bits_are_shown_small_and_refused_by_name(self, page: Client) -> None:
+        made = io.BytesIO()
+        Image.fromarray(np.linspace(0, 60_000, 2400).astype(np.uint16).reshape(40, 60)).save(made, "PNG")
+        entry = page.post("/api/images?name=deep.png", made.getvalue()).told
+        small = np.asarray(Image.open(io.BytesIO(page.get(f"/api/small?id={entry['id']}").body)))
+        assert small[:10].mean() < 80 < 180 < small[-10:].mean()
+        assert page.refusal("look", image=entry["id"]).startswith("the image deep.png has more than eight bits")
+
+    def test_no_program_runs_for_a_file_in_the_folder(self, page: Client, pictures: Path) -> None:
+        (pictures / "001.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+        answer = page.get("/api/small?id=given:001.png")
+        assert (answer.status, "is no picture" in answer.told["error"]) == (415, True)
+
     def test_an_upload_is_bounded_whatever_it_says_of_its_length(self, page: Client) -> None:
         announced = page.request("POST", "/api/images", headers={HEADER: "page", "content-length": str(MOST_BYTES + 1)})
         assert announced.status == 413
