@@ -128,7 +128,7 @@ def _card(row: int, found: Found, artist: Artist, budget: Budget) -> dict[str, A
         "label": label,
         "predicted": predicted,
         "label_name": rows.run.named(label) if label >= 0 else "",
-        "predicted_name": rows.run.named(predicted),
+        "predicted_name": rows.run.named(predicted) if predicted >= 0 else "no class",
         "score": float(rows.score[row]),
         "label_score": None if np.isnan(rows.label_score[row]) else float(rows.label_score[row]),
         "border": None if np.isnan(border) else border,

@@ -34,7 +34,7 @@ def read_metrics(run: Run) -> tuple[Metrics | None, str]:
     if content is None:
         return None, ""
     try:
-        told = json.loads(content)
+        told = json.loads(content, parse_constant=_refuse)
         if told["format"] != FORMAT:
             raise ValueError(told["format"])
         if int(told["version"]) > VERSION:
@@ -42,6 +42,10 @@ def read_metrics(run: Run) -> tuple[Metrics | None, str]:
         return _table(told), ""
     except (ValueError, KeyError, TypeError, AttributeError):
         return None, f"{NAME} is damaged and isn't shown: camkit evaluate --run makes it again"
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
 
 
 def _table(told: Mapping[str, Any]) -> Metrics:

@@ -62,13 +62,13 @@ class ClassNumbers:
         category: Its index.
         rows: Numbers of its rows.
         right: How many are predicted as it; None without labels.
-        score: Mean probability of the predicted classes.
+        score: Mean probability of the predicted classes; None where none is known.
     """
 
     category: int
     rows: NDArray[np.int64]
     right: int | None
-    score: float
+    score: float | None
 
     @property
     def accuracy(self) -> float | None:
@@ -82,6 +82,12 @@ def interval(right: int, count: int) -> tuple[float, float]:
     middle = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = _Z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def mean(values: NDArray[np.float64]) -> float | None:
+    """The mean of the values that are known; None where none is, as of a network without classes."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
 
 
 def calibration(score: NDArray[np.float64], right: NDArray[np.bool_]) -> Calibration:
@@ -135,5 +141,5 @@ def by_class(rows: Rows) -> list[ClassNumbers]:
         if category == NONE:
             continue
         right = int(rows.right[members].sum()) if rows.has_labels else None
-        found.append(ClassNumbers(category, members, right, float(np.nanmean(rows.score[members]))))
+        found.append(ClassNumbers(category, members, right, mean(rows.score[members])))
     return found

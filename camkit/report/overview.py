@@ -10,7 +10,7 @@ from camkit.report.findings import Finding
 from camkit.report.found import Found, captioned, own_map
 from camkit.report.making import count_of
 from camkit.report.maps import UNIFORM
-from camkit.report.numbers import interval
+from camkit.report.numbers import interval, mean
 from camkit.report.pictures import Artist, Budget, draw_mean
 
 
@@ -36,7 +36,11 @@ def tiles(found: Found) -> list[tuple[str, str, str]]:
         tiles.append(("Accuracy", f"{right / labelled:.1%}", f"95% interval {low:.1%} to {high:.1%}{of}"))
     else:
         tiles.append(("Accuracy", "unknown", "the run has no labels"))
-    tiles.append(("Mean confidence", f"{np.nanmean(rows.score):.1%}", "probability of the predicted class"))
+    confidence = mean(rows.score)
+    if confidence is None:
+        tiles.append(("Mean confidence", "unknown", "the run has no probabilities"))
+    else:
+        tiles.append(("Mean confidence", f"{confidence:.1%}", "probability of the predicted class"))
     if found.calibration is not None:
         excess = found.calibration.excess
         said = f"confidence is {abs(excess):.1%} {'above' if excess > 0 else 'below'} accuracy"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from camkit import web
 from camkit.datasets.drawing import check_root
@@ -78,7 +81,7 @@ def write_report(
         >>> camkit.report.write_report("run", "report.html").images  # doctest: +SKIP
         1200
     """
-    if not max_mb > 0:
+    if not 0 < max_mb < math.inf:
         raise UsageError(f"max_mb is a number of megabytes above zero, got {max_mb}")
     path = check_suffix(out, SUFFIXES)
     root = check_root(None if images is None else Path(images))
@@ -120,8 +123,8 @@ def _rows(run: Run, column: MapColumn) -> Rows:
 
 def _find(rows: Rows, column: MapColumn, maps: MapNumbers) -> Found:
     classes = by_class(rows)
-    labelled = rows.labelled
-    calibrated = calibration(rows.score[labelled], rows.right[labelled]) if labelled.any() else None
+    known = rows.labelled & ~np.isnan(rows.score)
+    calibrated = calibration(rows.score[known], rows.right[known]) if known.any() else None
     pairs = confusions(rows)
     clusters = _clusters(maps, classes)
     return Found(
@@ -151,7 +154,7 @@ def _fit(run: Run, found: Found, artist: Artist, limit: int) -> tuple[str, list[
     """The page, with as many pictures as keep it below a limit."""
     metrics, problem = read_metrics(run)
     room, smallest = limit, 0
-    for _ in range(_TRIES):
+    for tried in range(_TRIES):
         sections = content.lay_out(found, artist, room)
         said = [*making.notices(run, run.filter(errors=True)), *_missing(artist), *([problem] if problem else [])]
         text = _page(run, sections, said, metrics)
@@ -160,7 +163,7 @@ def _fit(run: Run, found: Found, artist: Artist, limit: int) -> tuple[str, list[
             return text, said
         if not room:
             break
-        room = max(0, room - (smallest - limit) - limit // 50)
+        room = max(0, room - (smallest - limit) - limit // 50) if tried + 2 < _TRIES else 0
     raise CamkitError(f"a report of {run.path} takes {smallest / 1e6:.2g} MB without any picture: give --max-mb more")
 
 

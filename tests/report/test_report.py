@@ -152,6 +152,20 @@ def test_without_labels_there_is_no_accuracy(tmp_path: Path) -> None:
     assert "Calibration" not in page.text
 
 
+def test_probabilities_that_are_not_known_are_no_numbers(tmp_path: Path) -> None:
+    nothing = [float("nan")] * 3
+    page = page_of(write_run(tmp_path, [0, 0, 1], [0, 1, 1], score=nothing), tmp_path / "report.html")
+    assert "the run has no probabilities" in page.text
+    assert "Calibration" not in page.text
+    assert not re.search(r"\bnan\b", page.source)
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf")])
+def test_a_limit_is_a_number_above_zero(labelled: Path, tmp_path: Path, limit: float) -> None:
+    with pytest.raises(UsageError, match="above zero"):
+        write_report(labelled, tmp_path / "report.html", max_mb=limit)
+
+
 def test_an_unfinished_run_says_how_far_it_is(tmp_path: Path) -> None:
     made = write_report(write_run(tmp_path, [0] * 5, [0] * 5, asked=1200), tmp_path / "report.html")
     assert made.notices[0].startswith("This run is unfinished: 5 of 1,200 images are done")
