@@ -47,5 +47,5 @@ class Explorer:
 
     def close(self) -> None:
         """End the model's thread, and delete what was uploaded."""
-        self.queue.close()
+        self.queue.close(1.0)  # what the model is at ends with the process
         self.album.close()
