@@ -194,9 +194,10 @@ def _as_target(target: Any) -> Any:
     if type(target) is not ClassifierOutputTarget:
         return target
     try:
-        return operator.index(target.category)
+        category = operator.index(target.category)
     except TypeError:
         return target
+    return category if category >= 0 else target  # which counts from the end
 
 
 def device_of(model: nn.Module) -> torch.device:

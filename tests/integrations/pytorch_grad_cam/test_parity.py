@@ -79,6 +79,13 @@ def test_maps_of_scores_that_are_functions() -> None:
         assert_allclose(ours.GradCAM(model, layers, layout)(images(), targets), expected, atol=1e-4)
 
 
+def test_categories_may_be_counted_from_the_end() -> None:
+    model, layers, layout = NETWORKS["cnn"]()
+    with reference.restored(model), theirs("GradCAM", model, layers, layout) as cam:
+        expected = cam(images(), categories(-1, -2))
+    assert_allclose(ours.GradCAM(model, layers, layout)(images(), categories(-1, -2)), expected, atol=1e-4)
+
+
 def test_finer_maps_of_the_top_class_or_of_one_index() -> None:
     model, layers, layout = NETWORKS["cnn"]()
     for how in ({}, {"target_idx": 2}, {"alpha": 0.5, "comparison_categories": [1, 3]}):
@@ -183,6 +190,9 @@ def test_pictures() -> None:
     for how in ({}, {"use_rgb": True}, {"image_weight": 0.7, "colormap": 4}):
         expected = their_image.show_cam_on_image(photo, heat, **how)
         assert_allclose(image.show_cam_on_image(photo, heat, **how).astype(int), expected.astype(int), atol=1)
+    rounded = heat / heat.max() * np.float32(1 + 1e-6)
+    expected = their_image.show_cam_on_image(photo, rounded)
+    assert_allclose(image.show_cam_on_image(photo, rounded).astype(int), expected.astype(int), atol=1)
     assert (image.deprocess_image(photo - 0.3) == their_image.deprocess_image(photo - 0.3)).all()
     for given in (photo, (255 * photo).astype(np.uint8), photo.astype(np.float64)):
         for numbers in ({}, {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}):
