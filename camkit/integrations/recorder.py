@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from torch import nn
 
@@ -81,6 +82,7 @@ class Recorder:
         folder: for files ``{name}_{step}.png``, ``{name}_{method}_{target}_strip.png`` and ``curves.csv``.
         strip: how many maps a strip over time shows at most, evenly spread; 0 for no strips.
         unit: what steps count, for captions: ``"step"`` or ``"epoch"``.
+        name: put in front of the names of pictures and curves, which tells several Recorders of one run apart.
         chunk_size: how many images run through the network at a time, at most.
         eigen_smooth: see :class:`camkit.EigenSmooth`.
         aug_smooth: see :class:`camkit.AugSmooth`.
@@ -125,27 +127,33 @@ class Recorder:
         folder: str | Path | None = None,
         strip: int = 12,
         unit: str = "step",
+        name: str = "",
         chunk_size: int = 16,
         eigen_smooth: bool = False,
         aug_smooth: bool = False,
         **options: Any,
     ) -> None:
         check_options(options)
-        for name, count, least in (("strip", strip, 2), ("chunk_size", chunk_size, 1)):
-            if not isinstance(count, int) or (count < least and not (name == "strip" and count == 0)):
-                raise UsageError(f"{name} is a number of images, at least {least}; got {count!r}")
+        for option, count, least in (("strip", strip, 2), ("chunk_size", chunk_size, 1)):
+            if not isinstance(count, int) or (count < least and not (option == "strip" and count == 0)):
+                raise UsageError(f"{option} is a number of images, at least {least}; got {count!r}")
+        if not re.fullmatch(r"[\w.+-]*", str(name)):
+            raise UsageError(f"name is part of files' names: letters, digits and . _ + - alone; got {name!r}")
+        if activation not in get_args(Activation):
+            raise UsageError(f"activation is {' or '.join(map(repr, get_args(Activation)))}; got {activation!r}")
         if logger is None and folder is None:
             raise UsageError("maps have nowhere to go: give logger= or folder=")
         self.failures = 0
         self.records = 0
         self._unit = unit
+        self._prefix = f"{name}_" if name else ""
         self._most = strip
         self._strips: dict[tuple[str, str], Strip] = {}
         self._strips_logged = True
         self._before: dict[tuple[str, str], Signed] = {}
         self._step = 0
         refuse_sharded(unwrap(model))
-        settings = {name: options.pop(name) for name in list(options) if name in Settings.__annotations__}
+        settings = {each: options.pop(each) for each in list(options) if each in Settings.__annotations__}
         listed = [methods] if isinstance(methods, str | Method) else list(methods)
         wanted = configured([find_method(each) for each in listed], options)
         if len({method.name for method in wanted}) < max(len(wanted), 1):
@@ -260,18 +268,24 @@ class Recorder:
         return Record(step, pictures, {key: sum(each) / len(each) for key, each in moved.items()})
 
     def _write(self, record: Record) -> None:
-        curves = {f"drift_{key}": value for key, value in record.drift.items()}
-        if self._folder is not None:
-            self._folder.add_images(record.pictures, record.step)
-            if curves:
-                self._folder.add_scalars(curves, record.step)
-            self._folder.replace_images(self._drawn_strips())
-        if self._logger is not None:
-            for name, picture in record.pictures.items():
-                self._logger.add_image(name, picture, record.step)
-            for name, value in curves.items():
-                self._logger.add_scalar(name, value, record.step)
+        pictures = {f"{self._prefix}{name}": picture for name, picture in record.pictures.items()}
+        curves = {f"{self._prefix}drift_{key}": value for key, value in record.drift.items()}
         self._strips_logged = False
+        try:
+            if self._folder is not None:
+                self._folder.add_images(pictures, record.step)
+                if curves:
+                    self._folder.add_scalars(curves, record.step)
+                self._folder.replace_images(self._drawn_strips())
+        finally:  # what a full disk doesn't take, the logger may
+            self._log(pictures, curves, record.step)
+
+    def _log(self, pictures: Mapping[str, Picture], curves: Mapping[str, float], step: int) -> None:
+        if self._logger is not None:
+            for name, picture in pictures.items():
+                self._logger.add_image(name, picture, step)
+            for name, value in curves.items():
+                self._logger.add_scalar(name, value, step)
         count = self.records + 1
         if count > 1 and count & (count - 1) == 0:  # all strips of a run together stay small
             self._log_strips()
@@ -283,18 +297,21 @@ class Recorder:
         self._strips_logged = True
 
     def _drawn_strips(self) -> dict[str, Picture]:
-        return {f"{name}_{key}_strip": strip.drawn() for (name, key), strip in self._strips.items() if len(strip) > 1}
+        drawn = {names: strip.drawn() for names, strip in self._strips.items() if len(strip) > 1}
+        return {f"{self._prefix}{name}_{key}_strip": picture for (name, key), picture in drawn.items()}
 
     def _failed(self, error: Exception, step: int) -> None:
         self.failures += 1
         if self.failures == 1:
             kind = "" if isinstance(error, CamkitError) else f"{type(error).__name__}: "
-            warnings.warn(
+            line = (
                 f"no maps of {self._unit} {step}: {kind}{reason(error)}; training goes on, and further failures are "
-                "counted",
-                CamkitWarning,
-                stacklevel=3,
+                "counted"
             )
+            try:
+                warnings.warn(line, CamkitWarning, stacklevel=3)
+            except CamkitWarning:  # a program that makes errors of warnings trains on, too
+                _LOG.warning("camkit: %s", line)
 
 
 def check_options(options: Mapping[str, Any]) -> None:

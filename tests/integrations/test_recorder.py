@@ -230,6 +230,15 @@ class TestPictures:
         assert list(record.pictures) == ["my_cat", "my_cat-2"]
         assert (record.pictures["my_cat"][30:180, 30:180] == 90).all()
 
+    def test_of_two_recorders_stand_side_by_side(self, tmp_path: Path) -> None:
+        log, model = Log(), seeded(SmallCNN())
+        both = [recorder(model, logger=log, folder=tmp_path, name=name, targets=[1]) for name in ("early", "late")]
+        for step in (1, 2):
+            assert [list(kept.step(step).pictures) for kept in both] == 2 * [["image0", "image1", "image2"]]
+        assert {"early_image0_1", "late_image0_1", "late_image0_GradCAM_class1_strip"} <= set(pictures(tmp_path))
+        assert set(log.scalars) == {"early_drift_GradCAM_class1", "late_drift_GradCAM_class1"}
+        assert {"early_image0", "late_image0_GradCAM_class1_strip"} <= set(log.images)
+
     def test_of_images_of_several_sizes(self) -> None:
         sized = [(torch.randn(3, 16, 16), 1), (torch.randn(3, 24, 16), 2), (torch.randn(3, 16, 16), 3)]
         record = recorder(images=sized).step(1)
@@ -322,6 +331,8 @@ class TestStart:
             ({"images": PAIRS, "per_class": 0}, "per_class is a number of images, at least 1; got 0"),
             ({"images": iter([])}, "a data set with a length"),
             ({"images": ["cat.png"]}, "no image cat.png"),
+            ({"name": "a/b"}, "name is part of files' names"),
+            ({"activation": "relu"}, "activation is 'softmax' or 'sigmoid'; got 'relu'"),
             ({"mean": [0.5]}, "mean and std go together"),
             ({"mean": [0.5, 0.5], "std": [0.5, 0.5]}, "have 2 and 2 values, the images 3 channels"),
         ],
@@ -422,7 +433,8 @@ class TestFailures:
         assert "2 of 4 records failed" in caplog.text
 
     def test_of_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        kept = recorder(folder=tmp_path)
+        log = Log()
+        kept = recorder(folder=tmp_path, logger=log)
 
         def full(*args: Any) -> None:
             raise CamkitError("can't write 'image0_1.png': No space left on device")
@@ -431,6 +443,16 @@ class TestFailures:
         with pytest.warns(CamkitWarning, match="No space left on device"):
             kept.step(1)
         assert pictures(tmp_path) == {}
+        assert list(log.images["image0"]) == [1]
+
+    def test_end_nothing_where_warnings_are_errors(self, caplog: pytest.LogCaptureFixture) -> None:
+        model = seeded(Fails()).train()
+        kept = recorder(model)
+        model.broken = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert kept.step(1) is None
+        assert "no maps of step 1: " in caplog.text
 
     def test_stop_with_the_user(self) -> None:
         class Impatient(Log):
