@@ -11,6 +11,7 @@ from camkit.errors import PackageError, UsageError
 from camkit.integrations.loggers import Logger, Several, Writer
 from camkit.integrations.recorder import Recorder
 from camkit.integrations.schedule import Schedule
+from camkit.models.randomness import same_randomness
 from camkit.visualize.picture import Picture
 
 _PACKAGES = ("lightning", "pytorch_lightning")
@@ -127,6 +128,11 @@ class _TrainerLogger:
 
 def _validation_set(trainer: Any) -> Any:
     loaders = trainer.val_dataloaders
+    if loaders is None:  # not there before the first validation, which may be some epochs off
+        source = getattr(trainer.fit_loop.epoch_loop.val_loop, "_data_source", None)
+        if getattr(source, "instance", None) is not None and source.is_defined():
+            with same_randomness():
+                loaders = source.dataloader()
     loader = next(iter(loaders.values()), None) if isinstance(loaders, dict) else loaders
     loader = next(iter(loader), None) if isinstance(loader, list | tuple) else loader
     if loader is None:

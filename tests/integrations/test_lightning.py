@@ -165,6 +165,27 @@ def test_an_epoch_costs_its_record_and_nothing_else(tmp_path: Path) -> None:
     assert counted[1][0] - counted[2][0] == 2
 
 
+def test_takes_a_validation_set_that_comes_into_use_later(tmp_path: Path) -> None:
+    class Drawing(Classifier):
+        """Brings its own, with numbers drawn for it."""
+
+        def val_dataloader(self) -> Any:
+            torch.rand(7)
+            return torch.utils.data.DataLoader(list(zip(*examples(), strict=True)), batch_size=4)
+
+    how: dict[str, Any] = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 2, "network": with_dropout}
+    for others in ({}, {"validate": False, "module": Drawing}):
+        callback = CAMCallback(num_images=2)
+        assert_identical(fit(tmp_path / "with", callback, **how, **others), fit(tmp_path / "without", **how, **others))
+        assert (callback.recorder.records, callback.recorder.failures) == (2, 0)
+
+
+def with_dropout() -> torch.nn.Module:
+    network = SmallCNN()
+    network.norm1 = torch.nn.Sequential(network.norm1, torch.nn.Dropout(0.2))  # type: ignore[assignment]
+    return network
+
+
 def test_takes_a_submodule_and_says_which_there_are(tmp_path: Path) -> None:
     callback = CAMCallback(network="network", num_images=1)
     fit(tmp_path, callback)
