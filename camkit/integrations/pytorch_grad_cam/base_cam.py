@@ -91,6 +91,8 @@ class BaseCAM:
         if not detach:
             raise UsageError("detach=False is for second derivatives, which ShapleyCAM computes: leave it out")
         self.model = on_cuda(model) if use_cuda else model
+        if isinstance(target_layers, nn.Sequential | nn.ModuleList):  # model.layer4, or a part of it: what is inside
+            target_layers = list(target_layers)
         if target_layers is not None and self.takes_layers:
             find_layers(self.model, target_layers)
         self.target_layers = target_layers

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from camkit.cam import CAM
 from camkit.errors import CamkitWarning
 from camkit.integrations.pytorch_grad_cam.running import device_of
+from camkit.integrations.pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 
 class GuidedBackpropReLUModel:
@@ -46,6 +47,8 @@ class GuidedBackpropReLUModel:
         if len(input_img) > 1:
             line = f"of {len(input_img)} images the first is explained: camkit.GuidedBackprop(model) explains them all"
             warnings.warn(line, CamkitWarning, stacklevel=2)
-        found = CAM(self.model, "GuidedBackprop").explain(input_img[:1], target_category).pixels
+        is_from_the_end = target_category is not None and target_category < 0
+        target: Any = ClassifierOutputTarget(target_category) if is_from_the_end else target_category  # type: ignore[arg-type]
+        found = CAM(self.model, "GuidedBackprop").explain(input_img[:1], target).pixels
         assert found is not None  # noqa: S101 (the method has them)
         return np.asarray(found[0, 0].movedim(0, -1).cpu().numpy())

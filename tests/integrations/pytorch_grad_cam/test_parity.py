@@ -86,6 +86,15 @@ def test_categories_may_be_counted_from_the_end() -> None:
     assert_allclose(ours.GradCAM(model, layers, layout)(images(), categories(-1, -2)), expected, atol=1e-4)
 
 
+def test_layers_may_be_the_inside_of_a_container() -> None:
+    model = seeded(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 5, 3, 2))))
+    model.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+    for layers in (model[1], model[1][-1:], nn.ModuleList([model[0]])):
+        with reference.restored(model), theirs("GradCAM", model, layers) as cam:
+            expected = cam(images(), categories(1, 3))
+        assert_allclose(ours.GradCAM(model, layers)(images(), categories(1, 3)), expected, atol=1e-4)
+
+
 def test_finer_maps_of_the_top_class_or_of_one_index() -> None:
     model, layers, layout = NETWORKS["cnn"]()
     for how in ({}, {"target_idx": 2}, {"alpha": 0.5, "comparison_categories": [1, 3]}):
@@ -143,7 +152,7 @@ def test_guided_backpropagation() -> None:
 
     layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     model = seeded(Plain(*layers, nn.Linear(5, 5)))
-    for category in (None, 3):
+    for category in (None, 3, -2):
         with reference.restored(model):
             expected = theirs("GuidedBackpropReLUModel", model)(images(batch=1).clone(), category)
         made = ours.GuidedBackpropReLUModel(model, device="cpu")(images(batch=1), target_category=category)

@@ -86,7 +86,7 @@ def show_cam_on_image(
         raise UsageError(f"image_weight is the image's share, 0 to 1, got {image_weight}")
     if heat.ndim != 2 or heat.shape != image.shape[:2]:
         raise UsageError(f"the map is {heat.shape}, the image {image.shape[:2]}: take one map, or resize one of them")
-    if not (-1 < 255 * np.min(heat) and 255 * np.max(heat) < 256):  # what rounding adds changes no colour
+    if not (255 * np.min(heat) > -1 and 255 * np.max(heat) < 256):  # what rounding adds changes no colour
         raise UsageError(f"the map must lie in [0, 1], got {np.min(heat):.3g} to {np.max(heat):.3g}")
     coloured = cv2.applyColorMap((255 * heat).astype(np.uint8), colormap)
     hot = np.asarray(coloured[:, :, ::-1] if use_rgb else coloured, dtype=np.float32) / 255
