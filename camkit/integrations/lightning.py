@@ -129,7 +129,7 @@ class _TrainerLogger:
 def _validation_set(trainer: Any) -> Any:
     loaders = trainer.val_dataloaders
     if loaders is None:  # not there before the first validation, which may be some epochs off
-        source = getattr(trainer.fit_loop.epoch_loop.val_loop, "_data_source", None)
+        source: Any = getattr(trainer.fit_loop.epoch_loop.val_loop, "_data_source", None)
         if getattr(source, "instance", None) is not None and source.is_defined():
             with same_randomness():
                 loaders = source.dataloader()

@@ -48,7 +48,7 @@ class BaseCAM:
 
     Args:
         model: the network; it is left as it is, also in training mode.
-        target_layers: its modules, or dotted names; None for the default layer of camkit.
+        target_layers: its modules, dotted names, or a container of modules; None for the default layer of camkit.
         reshape_transform: from a layer's output to (B, C, *spatial), where camkit's own layout isn't wanted.
         compute_input_gradient: for subclasses: whether ``input_tensor.grad`` is there in ``get_cam_image``.
         uses_gradients: for subclasses: whether there are gradients.
@@ -79,7 +79,7 @@ class BaseCAM:
     def __init__(
         self,
         model: nn.Module,
-        target_layers: Sequence[nn.Module | str] | None,
+        target_layers: Sequence[nn.Module | str] | nn.Sequential | nn.ModuleList | None,
         reshape_transform: Callable[[Any], Tensor] | None = None,
         compute_input_gradient: bool = False,  # noqa: FBT001
         uses_gradients: bool = True,  # noqa: FBT001
