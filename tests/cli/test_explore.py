@@ -25,7 +25,11 @@ Camkit = Callable[..., Run]
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Nothing is served: the applications and sockets that would be."""
     found: list[Any] = []
-    monkeypatch.setattr("camkit.explore.app.serve", lambda app, listening: found.append((app, listening.getsockname())))
+
+    def serve(app: Any, explorer: Any, listening: socket.socket) -> None:
+        found.append((app, listening.getsockname()))
+
+    monkeypatch.setattr("camkit.explore.server.serve", serve)
     return found
 
 
@@ -46,6 +50,7 @@ def test_a_start_prints_the_address_and_that_there_is_no_browser(
     assert run.out.splitlines() == [
         f"exploring cnn at http://127.0.0.1:{port}/ (Ctrl-C ends it)",
         "no browser could be opened: open the address in one",
+        "the explorer has ended",
     ]
 
 
