@@ -28,7 +28,9 @@ class Page:
         from matplotlib.figure import Figure
 
         self.height, self.width = height, width
-        self._figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+        # A little more: some releases cut 509.99..., which is what 510 pixels become by way of inches.
+        inches = ((width + 1e-3) / DPI, (height + 1e-3) / DPI)
+        self._figure = Figure(figsize=inches, dpi=DPI, facecolor="white")
         self._canvas = FigureCanvasAgg(self._figure)
         self._pictures: list[tuple[int, int, Picture]] = []
 

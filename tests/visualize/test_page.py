@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from camkit.visualize.colours import concept_colour
 from camkit.visualize.page import Page
@@ -72,3 +73,8 @@ def test_a_paragraph_without_room_writes_nothing() -> None:
     page = Page(100, 300)
     page.paragraph(20, 30, 10, 200, "no room")
     assert (page.drawn() == 255).all()
+
+
+@pytest.mark.parametrize("width", [7, 509, 510, 1019, 1020])
+def test_has_the_size_asked_for(width: int) -> None:
+    assert Page(30, width).drawn().shape == (30, width, 3)
