@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.provenance import RESULTS
 from benchmarks.speed.files import load
 from benchmarks.speed.table import readme as speed_table
+from benchmarks.trained import table as trained_table
 from camkit.cli.methods import markdown as method_table
 from camkit.cli.metrics import markdown as metric_table
 from camkit.methods import FAMILIES, METHODS, Method
@@ -43,6 +44,10 @@ def tables() -> dict[str, str]:
         "speed-short": first_cases(speed),
         "compatibility": compatibility_table(json.loads(_text("compatibility"))),
         "datasets": datasets_table(json.loads(_text("datasets"))),
+        "trust": trust_table(json.loads(_text("trust"))["networks"]),
+        "truth": truth_table(json.loads(_text("trust"))["networks"]),
+        "trained-photographs": trained_table(json.loads(_text("trained"))["photographs"]),
+        "trained-mosaics": trained_table(json.loads(_text("trained"))["mosaics"]),
     }
 
 
@@ -166,6 +171,35 @@ def datasets_table(found: dict[str, Any]) -> str:
         settled = f"{row['settled_bytes'] / 1e6:.0f} MB after {row['settled_after']}"
         end = f"{row['end_bytes'] / 1e6:.0f} MB"
         lines.append(f"| {row['images']} | {row['sizes']} | {settled} | {end} | {row['growth']:.1%} |")
+    return "\n".join(lines)
+
+
+def trust_table(networks: dict[str, Any]) -> str:
+    """What metrics' rankings of the methods have to do with the true one, by the mean over networks."""
+    found = {name: each["metrics"] for name, each in networks.items()}
+    metrics = list(next(iter(found.values())))
+
+    def worth(metric: str) -> float:
+        return sum(float(each[metric]["correlation"]) for each in found.values())
+
+    lines = [f"| metric | family | {' | '.join(found)} |", "| --- | --- |" + " --- |" * len(found)]
+    for metric in sorted(metrics, key=worth, reverse=True):
+        rows = [each[metric] for each in found.values()]
+        told = " (is told where the digit is)" * rows[0]["sees_region"]
+        cells = [f"{r['correlation']:.2f} ({r['interval'][0]:.2f} to {r['interval'][1]:.2f})" for r in rows]
+        lines.append(f"| {metric}{told} | {rows[0]['family']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def truth_table(networks: dict[str, Any]) -> str:
+    """How well each method's maps tell the digit asked for from the rest of the canvas."""
+    found = {name: each["methods"] for name, each in networks.items()}
+    methods = list(dict.fromkeys(method for each in found.values() for method in each))
+    first = next(iter(found.values()))
+    lines = [f"| method | {' | '.join(found)} |", "| --- |" + " --- |" * len(found)]
+    for method in sorted(methods, key=lambda name: -first.get(name, {"truth": 0.0})["truth"]):
+        cells = [f"{each[method]['truth']:.3f}" if method in each else "" for each in found.values()]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
