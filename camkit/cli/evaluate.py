@@ -83,14 +83,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="CONTROL",
         help=f"maps that know nothing, beside the methods; default: {' '.join(ALL_CONTROLS)}",
     )
-    parser.add_argument(
-        "--target",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="TARGET",
-        help="predicted, label, both, top:K, or class indices or names; default: predicted",
-    )
+    flags.add_targets(parser)
     flags.add_layout(parser)
     flags.add_target_layers(parser)
     flags.add_smoothing(parser)
@@ -101,7 +94,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="N",
         help="how many changed images go through the network at a time; default: what the memory allows",
     )
-    parser.add_argument("--workers", type=_count, metavar="N", help="processes that read and prepare images")
+    parser.add_argument("--workers", type=flags.count, metavar="N", help="processes that read and prepare images")
     parser.add_argument("--json", type=flags.path, metavar="FILE", help="write all values, intervals and p there")
     parser.add_argument(
         "--plot",
@@ -277,9 +270,3 @@ def _files(comparison: Comparison, json: Path | None, plot: Path | None) -> dict
 
         files[plot] = picture_writer(plot, draw(comparison))
     return files
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"takes a whole number, got {text}")
-    return int(text)

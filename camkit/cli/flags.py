@@ -257,6 +257,29 @@ def method_options(words: Sequence[str], flag: str = "--method-options") -> dict
     return found
 
 
+def add_targets(parser: Parser) -> None:
+    """Add --target, of commands that explain many images."""
+    parser.add_argument(
+        "--target",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TARGET",
+        help="predicted, label, both, top:K, or class indices or names; default: predicted",
+    )
+
+
+def count(text: str) -> int:
+    """Read a flag's whole number, 0 among them.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"takes a whole number, got {text}")
+    return int(text)
+
+
 def positive_count(text: str) -> int:
     """Read a flag's whole number of at least 1.
 

@@ -29,14 +29,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--out", required=True, help="the run's folder, or an address such as s3://bucket/run; an earlier run goes on"
     )
-    parser.add_argument(
-        "--target",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="TARGET",
-        help="predicted, label, both, top:K, or class indices or names; default: predicted",
-    )
+    flags.add_targets(parser)
     flags.add_layout(parser)
     flags.add_target_layers(parser)
     flags.add_methods(parser, default="GradCAM", chunk="--chunk-size")
@@ -59,7 +52,7 @@ def _add_pace(parser: Parser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=_count,
+        type=flags.count,
         metavar="N",
         help="processes that read and prepare images; default: 1, or up to 8 beside a GPU",
     )
@@ -168,9 +161,3 @@ def _cluster(options: argparse.Namespace) -> Cluster | None:
             raise UsageError(f"{flag} is the ray engine's: add --engine ray")
         return None
     return Cluster(**named, timeout=options.ray_timeout)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"takes a whole number, got {text}")
-    return int(text)

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from camkit.errors import UsageError
 from camkit.integrations.pytorch_grad_cam.base_cam import BaseCAM
 from camkit.integrations.pytorch_grad_cam.grad_cam import GradCAM
+from camkit.integrations.pytorch_grad_cam.meta_cam import MetaCAM
 from camkit.integrations.pytorch_grad_cam.running import Array, as_targets
 from camkit.methods import METHODS, Method
 from camkit.methods.needs import GradientsNeed
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
-
-class FinerCAM:
+class FinerCAM(MetaCAM):
     """Finer-CAM, see :class:`camkit.FinerCAM`: of the lead of a class over those that score most like it.
 
     Args:
@@ -50,10 +47,6 @@ class FinerCAM:
             )
         self.compute_input_gradient = self.base_cam.compute_input_gradient
         self.uses_gradients = self.base_cam.uses_gradients
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Array:
-        """See :meth:`forward`."""
-        return self.forward(*args, **kwargs)
 
     def forward(
         self,
@@ -98,13 +91,3 @@ class FinerCAM:
     def activations_and_grads(self) -> Any:
         """The base's."""
         return self.base_cam.activations_and_grads
-
-    def __enter__(self) -> Self:
-        """Nothing needs releasing: hooks are in place only during a call."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Forget the activations of the last call; errors pass."""
-        self.base_cam.__exit__(kind, error, trace)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,14 +13,12 @@ from torch import Tensor, nn
 from camkit.errors import UsageError
 from camkit.integrations.pytorch_grad_cam.base_cam import BaseCAM
 from camkit.integrations.pytorch_grad_cam.grad_cam_plusplus import GradCAMPlusPlus
+from camkit.integrations.pytorch_grad_cam.meta_cam import MetaCAM
 from camkit.integrations.pytorch_grad_cam.running import Array
 from camkit.integrations.pytorch_grad_cam.utils.image import scale_cam_image
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
-
-class RefineCAM:
+class RefineCAM(MetaCAM):
     """RefineCAM, see :class:`camkit.RefineCAM`: the product of the maps of several layers.
 
     Args:
@@ -49,7 +46,7 @@ class RefineCAM:
         self._make: Callable[[list[Any]], BaseCAM] = lambda layers: base_method(
             model, layers, reshape_transform, **kwargs
         )
-        self._base = self._make(self._layers)
+        self.base_cam = self._make(self._layers)
 
     @cached_property
     def base_cam_per_layer(self) -> list[BaseCAM]:
@@ -59,11 +56,7 @@ class RefineCAM:
     @property
     def outputs(self) -> Any:
         """What the model returned in the last call."""
-        return self._base.outputs
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Array:
-        """See :meth:`forward`."""
-        return self.forward(*args, **kwargs)
+        return self.base_cam.outputs
 
     def forward(
         self,
@@ -72,20 +65,10 @@ class RefineCAM:
         eigen_smooth: bool = False,  # noqa: FBT001
     ) -> Array:
         """Maps of the images (B, H, W), float32 in [0, 1]; arguments as in calling any CAM."""
-        if self._base.is_extended or not self._base.method.of_layers:
+        if self.base_cam.is_extended or not self.base_cam.method.of_layers:
             maps = [each.forward(input_tensor, targets, eigen_smooth) for each in self.base_cam_per_layer]
-            self._base.outputs = self.base_cam_per_layer[0].outputs
+            self.base_cam.outputs = self.base_cam_per_layer[0].outputs
             return scale_cam_image(np.prod(maps, axis=0))
-        method = self._base.method_for(targets, eigen_smooth=eigen_smooth)
+        method = self.base_cam.method_for(targets, eigen_smooth=eigen_smooth)
         fused = replace(method, fusion="product") if len(self._layers) > 1 else method
-        return self._base.explained(input_tensor, targets, eigen_smooth=eigen_smooth, method=fused)
-
-    def __enter__(self) -> Self:
-        """Nothing needs releasing: hooks are in place only during a call."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Forget the activations of the last call; errors pass."""
-        self._base.__exit__(kind, error, trace)
+        return self.base_cam.explained(input_tensor, targets, eigen_smooth=eigen_smooth, method=fused)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +13,16 @@ from torch.nn.functional import interpolate
 from camkit.errors import UsageError
 from camkit.integrations.pytorch_grad_cam.base_cam import BaseCAM
 from camkit.integrations.pytorch_grad_cam.grad_cam import GradCAM
+from camkit.integrations.pytorch_grad_cam.meta_cam import MetaCAM
 from camkit.integrations.pytorch_grad_cam.running import Array, outputs_of
 from camkit.integrations.pytorch_grad_cam.utils.image import scale_cam_image
 from camkit.integrations.pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 BLUR = (11, 11), 5.0
 """Size and standard deviation, in pixels, of the blur of the fused map."""
 
 
-class SESS:
+class SESS(MetaCAM):
     """Saliency enhancing with scaling and sliding (Tursun et al. 2022) around any CAM of this package.
 
     The image is enlarged to several scales and cut into windows. Each window's map is weighted by the window's score
@@ -94,10 +91,6 @@ class SESS:
         self.use_softmax_scores = use_softmax_scores
         self.batch_size = batch_size
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Array:
-        """See :meth:`forward`."""
-        return self.forward(*args, **kwargs)
-
     def forward(
         self,
         input_tensor: Tensor,
@@ -164,16 +157,6 @@ class SESS:
             outputs = outputs_of(self.model, torch.cat(list(windows[start : start + self.batch_size])))
             found += [float(target(row)) for row in (outputs.softmax(-1) if self.use_softmax_scores else outputs)]
         return np.maximum(np.array(found, dtype=np.float32), 0)
-
-    def __enter__(self) -> Self:
-        """Nothing needs releasing: hooks are in place only during a call."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Forget the activations of the last call; errors pass."""
-        self.base_cam.__exit__(kind, error, trace)
 
 
 class _Fused:
