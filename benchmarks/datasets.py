@@ -264,7 +264,7 @@ def soak(plan: Plan, varied: bool, scratch: Path) -> dict[str, Any]:  # noqa: FB
     for number in range(sizes):
         height, width = 24 + number % 71, 24 + number // 71
         Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    names = sorted(path.name for path in folder.glob("*.png"))
+    names = [f"{number}.png" for number in random.permutation(sizes)]  # else the largest would come late
     listed = folder / "list.txt"
     listed.write_text("".join(f"{names[number % len(names)]}\n" for number in range(plan.soak)))
     found: dict[int, int] = {}

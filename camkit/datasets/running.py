@@ -20,6 +20,7 @@ from camkit.datasets.explaining import Explainer, RowMaker
 from camkit.datasets.labels import labelled
 from camkit.datasets.local import explain_locally, usual_workers
 from camkit.datasets.manifest import Manifest, read_manifest
+from camkit.datasets.memory import give_back_freed
 from camkit.datasets.places import Place, find_place
 from camkit.datasets.preparing import find_classifier, preparing
 from camkit.datasets.probing import Probe
@@ -247,7 +248,8 @@ class _Job:
             counts.start()
             try:
                 for batch in found:
-                    writer.add(batch)
+                    if writer.add(batch):
+                        give_back_freed()
                     counts.add(batch)
                     if self.progress is not None:
                         self.progress(counts.progress())
