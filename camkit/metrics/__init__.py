@@ -8,6 +8,7 @@ lists them all. :func:`compare` puts controls beside the methods, and says what 
 from __future__ import annotations
 
 from camkit.metrics import complexity, faithfulness, localisation, randomisation, road, robustness, sampling
+from camkit.metrics.boxes import box_regions
 from camkit.metrics.comparing import compare
 from camkit.metrics.comparison import Comparison
 from camkit.metrics.controls import CONTROLS
@@ -29,6 +30,7 @@ __all__ = [
     "Mosaics",
     "Summary",
     "Values",
+    "box_regions",
     "build_mosaics",
     "compare",
     "find_metric",
