@@ -20,7 +20,7 @@ from camkit.methods import find_methods
 from camkit.metrics import METRICS
 from camkit.metrics.annotations import FORMS
 from camkit.metrics.comparing import check_controls
-from camkit.metrics.evaluating import ALL_CONTROLS, OF_MOSAICS, OF_PLACES, QUICK, evaluate, find_wanted
+from camkit.metrics.evaluating import ALL_CONTROLS, OF_MOSAICS, OF_PLACES, USUAL, evaluate, find_wanted
 from camkit.visualize.save import PICTURE_SUFFIXES, check_suffix, check_writable, picture_writer
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
         "--metric",
         action="append",
         metavar="METRIC [METRIC ...]",
-        help=f"one or more of {', '.join(METRICS)}, in any case, with hyphens for blanks; default: {', '.join(QUICK)}, "
+        help=f"one or more of {', '.join(METRICS)}, in any case, with hyphens for blanks; default: {', '.join(USUAL)}, "
         f"with --boxes {', '.join(OF_PLACES)} too; with --mosaic {', '.join(OF_MOSAICS)}",
     )
     flags.add_options(parser, "metric", "pixels_per_step=448")

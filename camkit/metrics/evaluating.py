@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from camkit.models.classifier import Classifier
     from camkit.models.pillow import Transform
 
-QUICK = ("Average drop", "Increase in confidence", "Sparseness")
-"""Metrics where none is named: a forward per map, and none."""
+USUAL = ("ROADCombined", "Average drop", "Sparseness")
+"""Metrics where none is named: what ranks methods best where the truth is known, what papers report, what needs no
+network."""
 OF_PLACES = ("Pointing game", "Energy pointing game")
 """Those that come with boxes or masks."""
 OF_MOSAICS = ("GridPG", "Pointing game")
@@ -78,7 +79,7 @@ def evaluate(
         data: An image, or what :func:`camkit.datasets.run` takes; None with ``run``.
         model: See :func:`camkit.datasets.run`.
         methods: Names from :data:`camkit.METHODS`; None for GradCAM, or all of the run.
-        metrics: Names from :data:`camkit.metrics.METRICS`; None for :data:`QUICK`, and :data:`OF_PLACES` with boxes;
+        metrics: Names from :data:`camkit.metrics.METRICS`; None for :data:`USUAL`, and :data:`OF_PLACES` with boxes;
             :data:`OF_MOSAICS` of mosaics.
         target: See :func:`camkit.datasets.run`.
         target_layers: See :func:`camkit.datasets.run`.
@@ -192,7 +193,7 @@ def find_wanted(
     Raises:
         UsageError: No such metric or option; metrics of places without places, or places that none of them reads.
     """
-    usual = OF_MOSAICS if mosaic else QUICK + OF_PLACES * (boxes is not None)
+    usual = OF_MOSAICS if mosaic else USUAL + OF_PLACES * (boxes is not None)
     given = [metrics] if isinstance(metrics, str | Metric) else list(metrics or usual)
     found = distributed([find_metric(each) for each in given], options or {}, "metric")
     names = [each.name for each in found]
