@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.metrics import LIMITS
 from benchmarks.provenance import RESULTS
 from benchmarks.speed.files import load
 from benchmarks.speed.table import readme as speed_table
@@ -44,6 +45,7 @@ def tables() -> dict[str, str]:
         "speed-short": first_cases(speed),
         "compatibility": compatibility_table(json.loads(_text("compatibility"))),
         "datasets": datasets_table(json.loads(_text("datasets"))),
+        "metric-costs": costs_table(json.loads(_text("metrics"))),
         "trust": trust_table(json.loads(_text("trust"))["networks"]),
         "truth": truth_table(json.loads(_text("trust"))["networks"]),
         "trained-photographs": trained_table(json.loads(_text("trained"))["photographs"]),
@@ -171,6 +173,15 @@ def datasets_table(found: dict[str, Any]) -> str:
         settled = f"{row['settled_bytes'] / 1e6:.0f} MB after {row['settled_after']}"
         end = f"{row['end_bytes'] / 1e6:.0f} MB"
         lines.append(f"| {row['images']} | {row['sizes']} | {settled} | {end} | {row['growth']:.1%} |")
+    return "\n".join(lines)
+
+
+def costs_table(found: dict[str, Any]) -> str:
+    """What metrics cost beside the forwards that they consist of, and beside other packages at the same work."""
+    lines = ["| measured | value | at most |", "| --- | --- | --- |"]
+    lines += [f"| {name} | {value:.2f} | {LIMITS[name]:.2f} |" for name, value in found["figures"].items()]
+    lines += ["", "| who | seconds a map |", "| --- | --- |"]
+    lines += [f"| {who} | {seconds:.1f} |" for who, seconds in found["seconds"].items()]
     return "\n".join(lines)
 
 
