@@ -107,7 +107,7 @@ def randomising(model: nn.Module, seed: int = 0) -> Iterator[Randomised]:
             _put_back(kept)
 
 
-def layer_groups(model: nn.Module, images: Images, most: int = 16) -> list[Group]:
+def layer_groups(model: nn.Module | Network, images: Images, most: int = 16) -> list[Group]:
     """A network's layers with parameters in groups, from the output to the input.
 
     A group is what a module at one depth of the module tree holds: the greatest depth that makes at most ``most``
@@ -116,14 +116,14 @@ def layer_groups(model: nn.Module, images: Images, most: int = 16) -> list[Group
     holds them, after all that it holds.
 
     Args:
-        model: the network.
-        images: (B, C, H, W), one will do, to see the order of layers.
+        model: the network; a :class:`camkit.engine.network.Network` where its forward takes other arguments, too.
+        images: (B, C, H, W), to see the order of layers; the first one alone is shown where the network allows that.
         most: how many groups there are at most.
 
     Raises:
         UsageError: there are no parameters, or some that are no floating-point numbers.
     """
-    network = Network(model)
+    network = model if isinstance(model, Network) else Network(model)
     modules = network.model.named_modules()
     layers = {name: each for name, each in modules if any(True for _ in each.parameters(recurse=False))}
     _require_floats(network.model)
@@ -163,7 +163,8 @@ def _entered(network: Network, images: Images) -> dict[str, int]:
         order.setdefault(id(module), len(order))
 
     with network.borrowed(), torch.no_grad(), watching(network.model, lambda *_: None, enter):
-        network.call(network.prepare(images[:1]).clone())  # some networks write to their input
+        shown = images if network.takes_whole_batches else images[:1]
+        network.call(network.prepare(shown).clone())  # some networks write to their input
     found: dict[str, int] = {"": 0}
     for name, module in network.model.named_modules():
         if name:

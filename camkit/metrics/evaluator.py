@@ -18,6 +18,7 @@ from camkit.datasets.explaining import said
 from camkit.datasets.local import Images, Ready, Waiting, gathered, part, usual_workers
 from camkit.datasets.preparing import preparing
 from camkit.datasets.sources import Source
+from camkit.engine.network import Network
 from camkit.errors import CamkitError, UsageError
 from camkit.metrics.collecting import Collected
 from camkit.metrics.comparing import RANDOMCAM, control_maps, explainer_of, items_of
@@ -217,7 +218,7 @@ class Evaluator:
         """Measure maps of mosaics: one pass over the images finds those that the network is sure of."""
         if not isinstance(self._maps, FromNetwork):
             raise UsageError("a run has no maps of mosaics: leave out the run, or the mosaics")
-        pool = Pool(self._classifier, self._loader, self._plan.min_confidence)
+        pool = Pool(self._maps.classifier, self._loader, self._plan.min_confidence)
         for ready in self._ready():
             self._try(self._names(ready), partial(_of_part, pool.add, ready))
         if not self._done:
@@ -241,10 +242,12 @@ class Evaluator:
 
     def _measure(self, batch: Batch) -> None:
         """Measure a batch, the controls beside the methods; all of it, or nothing where it fails."""
+        # As the network sees them: what controls draw depends on the image, and metrics explain it again.
+        inputs = Network(self._classifier.model).prepare(batch.inputs)
         targets, given, grid = batch.found
         count = targets.shape[1]
         controls = {name: each for name, each in make_controls(grid, self._plan.seed).items() if name in self._controls}
-        maps = given | {name: control_maps(each, batch.inputs, count).cpu() for name, each in controls.items()}
+        maps = given | {name: control_maps(each, inputs, count).cpu() for name, each in controls.items()}
         explain = self._maps.explainers() | {name: explainer_of(each) for name, each in controls.items()}
         of_places = [each for each in self._plan.metrics if "region" in each.needs]
         others = [each for each in self._plan.metrics if "region" not in each.needs]
@@ -252,7 +255,7 @@ class Evaluator:
         places = [position for position in batch.positions for _ in range(count)]
         measured = []
         if others:
-            found = self._measured(others, maps, batch.inputs, targets, explain)
+            found = self._measured(others, maps, inputs, targets, explain)
             measured.append((found, items, places))
         known = [] if batch.regions is None else batch.regions.flatten(0, 1).flatten(1).any(1).nonzero()[:, 0].tolist()
         if of_places and known and batch.regions is not None:
@@ -260,7 +263,7 @@ class Evaluator:
             found = self._measured(
                 of_places,
                 {name: each.flatten(0, 1)[known] for name, each in maps.items()},
-                batch.inputs.repeat_interleave(count, 0)[known],
+                inputs.repeat_interleave(count, 0)[known],
                 targets.flatten()[known],
                 explain,
                 batch.regions.flatten(0, 1)[known],

@@ -74,6 +74,11 @@ def read_maps(given: Any, of: str = "") -> Tensor:
         UsageError: something else, no maps, or NaN or infinity among them.
     """
     found = given.maps if isinstance(given, Explanation) else given
+    if isinstance(given, Explanation) and given.maps.ndim != 4:
+        raise UsageError(
+            f"metrics take maps of images, {_maps(of)} are of {'signals' if given.maps.ndim == 3 else 'volumes'}, "
+            f"{tuple(given.maps.shape)}"
+        )
     if isinstance(found, Sequence) and not isinstance(found, str) and all(isinstance(each, Tensor) for each in found):
         sizes = {tuple(each.shape) for each in found}
         if len(sizes) != 1:
@@ -198,8 +203,15 @@ def region_size(regions: Any) -> tuple[int, ...]:
     return tuple(_masks(regions).shape[-2:])
 
 
-def read_explainer(given: Any, batch_size: int | None, of: str = "") -> Explainer:
+def read_explainer(given: Any, batch_size: int | None, of: str = "", count: int = 1) -> Explainer:
     """A way to explain, from images (N, C, H, W) and targets (N,) to maps (N, H, W) float64 on the CPU.
+
+    Args:
+        given: a CAM, or a function.
+        batch_size: how many images are explained at a time; None for :data:`EXPLAINED`. Networks that take whole
+            batches alone get each of an image's targets in a batch of its own.
+        of: the method's name, for messages.
+        count: how many maps an image has, side by side.
 
     Raises:
         UsageError: neither a CAM nor a function.
@@ -217,9 +229,13 @@ def read_explainer(given: Any, batch_size: int | None, of: str = "") -> Explaine
         raise UsageError(f"explain is a CAM, or a function of (images, targets); got {type(given).__name__}")
 
     def explain(images: Tensor, targets: Tensor) -> Tensor:
-        size = len(images) if whole else batch_size or EXPLAINED
+        size = batch_size or EXPLAINED
+        # Of a batch whose images have several maps, the images with each one's first map, second, ...
+        rows = [slice(first, None, count) for first in range(count)] if whole else [slice(None)]
+        parts = [part for each in rows for part in torch.split(images[each], len(images) if whole else size)]
+        owns = [part for each in rows for part in torch.split(targets[each], len(images) if whole else size)]
         made = []
-        for part, own in zip(torch.split(images, size), torch.split(targets, size), strict=True):
+        for part, own in zip(parts, owns, strict=True):
             maps = read_maps(call(part.clone(), own), of)  # a copy: some networks write to their input
             if maps.shape != (len(part), 1, *part.shape[2:]):
                 raise UsageError(
@@ -227,7 +243,7 @@ def read_explainer(given: Any, batch_size: int | None, of: str = "") -> Explaine
                     f"{tuple(maps.shape)}"
                 )
             made.append(maps[:, 0])
-        return torch.cat(made)
+        return torch.stack(made, 1).flatten(0, 1) if whole else torch.cat(made)
 
     return explain
 

@@ -164,7 +164,7 @@ def measure_methods(
     for name, heat in heats.items():
         if strict := [metric.name for metric in wanted if "unit" in metric.needs]:
             require_unit(heat, strict, name)
-    explainers = _explainers(explain, by_method, subject, batch_size)
+    explainers = _explainers(explain, by_method, subject, batch_size, count)
     given = {
         "scores": {"images": images, "model": model},
         "region": {"regions": regions},
@@ -183,17 +183,16 @@ def measure_methods(
             raise UsageError("without a model there is no top class: pass targets=")
         chosen = top_classes(subject.network, images, subject.network.batch_size)
     responses = _responses(wanted, heats, images, subject, chosen, seed)
-    own = None if images is None else images.repeat_interleave(count, 0) if count > 1 else images
     masks = None if regions is None else read_regions(regions, batch, count, size)
     found = {}
     for name, heat in heats.items():
         trial = Trial(
             heat.flatten(0, 1),
-            images=own,
+            images=images,
             targets=None if chosen is None else chosen.flatten(),
             regions=masks,
             explain=explainers.get(name),
-            model=None if subject is None else subject.network.model,
+            network=None if subject is None else subject.network,
             seed=seed,
             responses={each.perturbation: made for each, made in responses.items() if each.method in (None, name)},
         )
@@ -229,7 +228,11 @@ def _heats(maps: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _explainers(
-    explain: Mapping[str, Explainer | CAM] | None, maps: Mapping[str, Any], subject: Subject | None, size: int | None
+    explain: Mapping[str, Explainer | CAM] | None,
+    maps: Mapping[str, Any],
+    subject: Subject | None,
+    size: int | None,
+    count: int,
 ) -> dict[str, Explainer]:
     """By method; a CAM given as the model explains where there is one method and no other way."""
     if explain is None and subject is not None and subject.cam is not None and len(maps) == 1:
@@ -237,7 +240,7 @@ def _explainers(
     explain = explain or {}
     if explain and (missing := [name for name in maps if name not in explain]):
         raise UsageError(f"explain has nothing for {', '.join(missing)}; it has {', '.join(explain)}")
-    return {name: read_explainer(each, size, name) for name, each in explain.items()}
+    return {name: read_explainer(each, size, name, count) for name, each in explain.items()}
 
 
 def _agreed(targets: Targets, maps: Mapping[str, Any]) -> Targets:

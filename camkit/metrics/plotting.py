@@ -22,7 +22,7 @@ _DASHES = ("--", ":", "-.", (0, (1, 3)))
 
 
 def plot(comparison: Comparison) -> Picture:
-    """Draw every curve of every metric in a panel, with bands of 95 % over images; metrics without curves as means.
+    """Draw every curve of every metric in a panel, with bands of 95 % over images; means of metrics without one.
 
     Methods are coloured lines, controls grey and dashed ones.
 
@@ -35,11 +35,7 @@ def plot(comparison: Comparison) -> Picture:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = [
-        (metric, curve)
-        for metric in comparison.metrics
-        for curve in (next(iter(comparison.values[metric].values())).curves or [""])
-    ]
+    panels = [(metric, curve) for metric in comparison.metrics for curve in _curves(comparison, metric) or [""]]
     columns = min(COLUMNS, len(panels))
     lines = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * lines + 0.5), dpi=DOTS, layout="constrained")
@@ -60,6 +56,14 @@ def plot(comparison: Comparison) -> Picture:
     return drawn
 
 
+def _curves(comparison: Comparison, metric: str) -> list[str]:
+    """The curves of a metric that run along an axis: parts of a formula and drawn samples don't, nor does one point."""
+    values = next(iter(comparison.values[metric].values()))
+    if values.steps is None or len(values.steps) < 2:
+        return []
+    return [name for name, curve in values.curves.items() if curve.shape[1] == len(values.steps)]
+
+
 def _draw_curve(axes: Any, comparison: Comparison, metric: str, curve: str) -> None:
     for name in _names(comparison):
         band = comparison.band(metric, name, curve)
@@ -67,8 +71,7 @@ def _draw_curve(axes: Any, comparison: Comparison, metric: str, curve: str) -> N
         steps = band.steps.numpy()
         axes.plot(steps, band.mean.numpy(), linewidth=1.6, **style)
         axes.fill_between(steps, band.low.numpy(), band.high.numpy(), color=style["color"], alpha=0.15, linewidth=0)
-    if comparison.values[metric][_names(comparison)[0]].steps is not None:
-        axes.set_xlim(float(steps[0]), float(steps[-1]) if len(steps) > 1 else None)
+    axes.set_xlim(float(steps[0]), float(steps[-1]))
 
 
 def _draw_means(axes: Any, comparison: Comparison, metric: str, curve: str) -> None:

@@ -13,8 +13,8 @@ from camkit.compat import float64
 from camkit.datasets.local import Ready
 from camkit.engine.network import Network
 from camkit.engine.outputs import pick_output
-from camkit.engine.scores import as_logits
-from camkit.errors import CamkitError
+from camkit.engine.scores import as_logits, require_finite
+from camkit.errors import CamkitError, ForwardError
 from camkit.metrics.mosaics import Mosaics, build_mosaics
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Pool:
         with self._network.borrowed(), torch.no_grad():
             part = pick_output(self._network.call(inputs), len(inputs), self._network.output)
         logits = float64(as_logits(part.rows)).cpu()
+        require_finite(logits)
         probabilities = logits.sigmoid() if self._is_sigmoid else logits.softmax(1)
         sure, classes = probabilities.max(1)
         for row, (position, confidence, category) in enumerate(
@@ -86,9 +87,8 @@ class Pool:
         images = self._loader.inputs(torch.stack([pixels for _, pixels, _ in self._kept]))
         probabilities = torch.stack([each for *_, each in self._kept])
         made = build_mosaics(images, probabilities, n, min_confidence=self._least, seed=seed)
-        if not self._takes(made.images[:1]):
-            side, other = images.shape[2:]
-            say(f"the network takes no images of {n * side} x {n * other}: the images in mosaics are shrunk")
+        if why := self._refuses(made.images[:1]):
+            say(f"the images in mosaics are shrunk: {why}")
             made = build_mosaics(images, probabilities, n, min_confidence=self._least, seed=seed, shrink=True)
         return made
 
@@ -96,11 +96,15 @@ class Pool:
         """Which images of the data set mosaics show, cell by cell."""
         return [[self._kept[each][0] for each in row] for row in mosaics.sources.tolist()]
 
-    def _takes(self, images: Tensor) -> bool:
-        """Whether the network takes images of a size."""
+    def _refuses(self, images: Tensor) -> str:
+        """Why the network takes no images of a size; empty where it does.
+
+        Raises:
+            RuntimeError: there is no memory for them.
+        """
         try:
             with self._network.borrowed(), torch.no_grad():
                 self._network.call(self._network.prepare(images).clone())  # some networks write to their input
-        except Exception:  # noqa: BLE001 (whatever a network says of another size)
-            return False
-        return True
+        except ForwardError as error:
+            return str(error)
+        return ""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from camkit.engine.network import Network
 from camkit.errors import CamkitError
 from camkit.methods.options import Count
 from camkit.metrics.cascade import layer_groups, randomising
@@ -26,7 +27,7 @@ Found = TypeVar("Found")
 
 
 def explain_in_cascade(
-    model: nn.Module,
+    model: nn.Module | Network,
     images: Images,
     explain: Callable[[], Found],
     *,
@@ -37,7 +38,8 @@ def explain_in_cascade(
     """Explain a network whose layers are randomised in cascade from the output, group by group.
 
     Args:
-        model: the network; it is left as it was, see :func:`camkit.metrics.cascade.randomising`.
+        model: the network, see :func:`camkit.metrics.cascade.layer_groups`; it is left as it was, see
+            :func:`camkit.metrics.cascade.randomising`.
         images: (B, C, H, W).
         explain: called after each step.
         groups: how many steps there are at most, see :func:`camkit.metrics.cascade.layer_groups`.
@@ -52,7 +54,7 @@ def explain_in_cascade(
     """
     found: dict[str, Found] = {}
     steps = layer_groups(model, images, groups)
-    with randomising(model, seed) as randomised:
+    with randomising(model.model if isinstance(model, Network) else model, seed) as randomised:
         for group in steps:
             randomised.randomise(group)
             try:
@@ -181,10 +183,10 @@ def histogram_entropy(heat: Tensor) -> float:
 
 def _cascade(trial: Trial, groups: int) -> dict[str, Tensor]:
     """Maps (N, H, W) after each step."""
-    images, targets, explain = known(trial.images), known(trial.targets), known(trial.explain)
+    images, targets, explain = trial.image_of_each, known(trial.targets), known(trial.explain)
     explain(images, targets)  # a CAM chooses its default layers by the trained network
     return explain_in_cascade(
-        known(trial.model), images, lambda: explain(images, targets), groups=groups, seed=trial.seed
+        known(trial.network), known(trial.images), lambda: explain(images, targets), groups=groups, seed=trial.seed
     )
 
 

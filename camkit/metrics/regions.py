@@ -48,7 +48,7 @@ class Regions:
     matched: Mapping[str, str]
     classes: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    _without: dict[str, list[str]] = field(default_factory=dict)
+    _without: dict[str, dict[str, None]] = field(default_factory=dict)
 
     def find(self, image: str, target: int, size: Size, view: Box | None, input_size: Size) -> Tensor | None:
         """Where the objects of a class are in the network's input; counts the image where there are none.
@@ -66,16 +66,15 @@ class Regions:
         try:
             return torch.from_numpy(self._found(image, target, size, view, input_size))
         except NoRegionError as error:
-            named = self._without.setdefault(error.kind, [])
-            if image not in named[-1:]:  # several targets of an image come one after the other
-                named.append(image)
+            # Once each: an image may have several targets, and is asked for again where a batch fails.
+            self._without.setdefault(error.kind, {})[image] = None
             return None
 
     def lines(self) -> list[str]:
         """How many images have no region, why, and the first of them, a line for each reason."""
         found = [*self.notes]
         for kind, names in self._without.items():
-            listed = f"{', '.join(names[:NAMED])}{', ...' * (len(names) > NAMED)}"
+            listed = f"{', '.join(list(names)[:NAMED])}{', ...' * (len(names) > NAMED)}"
             found.append(f"{len(names)} image{'s' * (len(names) > 1)} {kind}: {listed}")
         return found
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from camkit.errors import UsageError, closest
 from camkit.methods.options import checked, options_of
+from camkit.metrics.maps import even_maps
 from camkit.metrics.perturbations import Perturbation
 
 if TYPE_CHECKING:
@@ -67,8 +68,9 @@ class Metric:
         return self.perturbations(**self._options_of(self.perturbations))
 
     def values(self, trial: Trial) -> Values:
-        """Compute the metric of a trial's maps."""
-        return self.function(trial, **self._options_of(self.function))
+        """Compute the metric of a trial's maps; those that are the same everywhere have a note."""
+        found = self.function(trial, **self._options_of(self.function))
+        return replace(found, notes={**even_maps(trial.maps), **found.notes})
 
     @property
     def _sources(self) -> list[Callable[..., Any]]:

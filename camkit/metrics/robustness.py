@@ -43,7 +43,7 @@ def max_sensitivity(trial: Trial, *, num_samples: Count = 10, radius: NotNegativ
         >>> found["Max-sensitivity"].curves["distance"].shape
         torch.Size([2, 3])
     """
-    images, targets, explain = known(trial.images), known(trial.targets), known(trial.explain)
+    images, targets, explain = trial.image_of_each, known(trial.targets), known(trial.explain)
     generators = [generator_of(image, trial.seed) for image in images]
     norms = trial.maps.flatten(1).norm(dim=1)
     distances = []

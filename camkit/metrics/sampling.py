@@ -18,7 +18,7 @@ from camkit.metrics.maps import even_maps
 from camkit.metrics.perturbations import Original, Perturbation, generator_of
 from camkit.metrics.random_changes import Noise, RemovedCells, RemovedPixels
 from camkit.metrics.registry import metric
-from camkit.metrics.trial import Trial, known
+from camkit.metrics.trial import Trial
 from camkit.metrics.values import Values
 
 Share = Annotated[float, Kind("a number above 0 and below 1", lambda value: is_number(value) and 0 < value < 1)]
@@ -242,4 +242,4 @@ def _correlated(trial: Trial, sums: Tensor, drops: Tensor, correlation: Correlat
 
 
 def _images(trial: Trial) -> Tensor:
-    return known(trial.images)
+    return trial.image_of_each

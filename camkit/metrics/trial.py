@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from camkit.engine.network import Network
 from camkit.metrics.perturbations import Perturbation
 
 Known = TypeVar("Known")
@@ -34,11 +35,12 @@ class Trial:
 
     Attributes:
         maps: (N, H, W) float64 on the CPU, one per image and target, at the images' size, as they were given.
-        images: (N, C, H, W), normalised, on the network's device; None where no metric asks for them.
+        images: (B, C, H, W), normalised, on the network's device, B a divisor of N: an image's maps are side by side.
+            None where no metric asks for them.
         targets: (N,), class indices.
         regions: (N, H, W) bool, where the object is; None where that is unknown.
         explain: explains again; None where there is no way to. What it returns is float64 on the CPU.
-        model: the network, which is left as it was; None where no metric asks for it.
+        network: which is left as it was; None where no metric asks for it.
         seed: of whatever is drawn.
         responses: what the network said, by perturbation; ``Perturbation``s that the metric asked for are there.
     """
@@ -48,14 +50,20 @@ class Trial:
     targets: Tensor | None = None
     regions: Tensor | None = None
     explain: Explainer | None = None
-    model: nn.Module | None = None
+    network: Network | None = None
     seed: int = 0
     responses: Mapping[Perturbation, Responses] = field(default_factory=dict)
+
+    @property
+    def image_of_each(self) -> Tensor:
+        """(N, C, H, W), each map's image; a copy where images have several maps."""
+        images = known(self.images)
+        return images if len(images) == len(self.maps) else images.repeat_interleave(len(self.maps) // len(images), 0)
 
     @cached_property
     def masked_again(self) -> Tensor:
         """Maps (N, H, W), float64 on the CPU, of the images times their maps: what explains them says of the rest."""
-        images = known(self.images)
+        images = self.image_of_each
         return known(self.explain)(images * self.maps.to(images)[:, None], known(self.targets))
 
 

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 import camkit
 from camkit.errors import UsageError
+from camkit.metrics import measure
 from camkit.metrics.perturbations import seed_of
 from camkit.metrics.randomisation import correlations, entropy_rise, explain_in_cascade, histogram_entropy
 from tests.helpers.networks import SmallCNN, seeded
@@ -159,3 +160,21 @@ def test_of_many_methods(method: str) -> None:
     found = values("MPRT", maps, images, model, explain=cam)
     assert (found.values.abs() <= 1).all()
     assert found.curves["correlation"].shape == (2, 5)
+
+
+class Scaled(SmallCNN):
+    """Its forward needs another argument."""
+
+    def forward(self, images: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
+        out: Tensor = super().forward(images * scale[:, None, None, None])
+        return out
+
+
+def test_arguments_of_the_forward_reach_the_random_networks_too() -> None:
+    """One per image, so that each of an image's targets runs in a batch of its own."""
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    cam: camkit.CAM = camkit.CAM(seeded(Scaled(), 11), "GradCAM", ["norm2"], forward_kwargs={"scale": torch.ones(2)})
+    plain: camkit.CAM = camkit.CAM(seeded(SmallCNN(), 11), "GradCAM", ["norm2"])
+    targets = [[3, 1], [0, 2]]
+    found, expected = (measure("MPRT", each(images, targets), images, each, targets)["MPRT"] for each in (cam, plain))
+    torch.testing.assert_close(found.values, expected.values, atol=1e-5, rtol=1e-5)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import camkit
+from camkit.engine.network import Network
 from camkit.metrics.given import read_explainer
 from camkit.metrics.perturbations import Perturbation, generator_of
 from camkit.metrics.registry import METRICS
@@ -54,7 +55,9 @@ def values(
         fields["explain"] = read_explainer(fields["explain"], None)
     metric = METRICS[name].configured(**given)
     responses = {each: _responses(each, images, model, targets, seed) for each in metric.requests()}
-    trial = Trial(maps=maps, images=images, targets=targets, model=model, seed=seed, responses=responses, **fields)
+    trial = Trial(
+        maps=maps, images=images, targets=targets, network=Network(model), seed=seed, responses=responses, **fields
+    )
     return metric.values(trial)
 
 
