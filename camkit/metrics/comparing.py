@@ -86,13 +86,13 @@ def compare(
     if compared and RANDOMCAM in beside and RANDOMCAM not in compared:
         wanted.append(find_method(RANDOMCAM))
     if wanted:
-        module, output = _module(model, wanted)
+        module, how = _called(model, wanted)
         classes = _classes(given, targets)
         explains_again = bool(again) or not given
-        given |= explain_images(module, images, wanted, classes, layers, output=output)
+        given |= explain_images(module, images, wanted, classes, layers, **how)
         for each in wanted if explains_again else ():
             own = list(given[each.name].layers) if each.of_layers else target_layers
-            again.setdefault(each.name, CAM(module, each, own, output=output))
+            again.setdefault(each.name, CAM(module, each, own, **how))
     if not given:
         raise UsageError("there is no method to compare: give maps by the method's name, or names of methods")
     made = make_controls(grid_of(given), seed)
@@ -185,10 +185,18 @@ def _found(methods: str | Method | Sequence[str | Method]) -> list[Method]:
     return [find_method(name) for name in ([methods] if isinstance(methods, str | Method) else methods)]
 
 
-def _module(model: Any, methods: Sequence[Method]) -> tuple[nn.Module, Any]:
-    """The network that explains, and which of its outputs is explained."""
+def _called(model: Any, methods: Sequence[Method]) -> tuple[nn.Module, dict[str, Any]]:
+    """The network that explains, and how it is called and laid out."""
     if model is None:
         raise UsageError(f"{', '.join(each.name for each in methods)} can't be computed without a model: pass model=")
     if isinstance(model, nn.Module):
-        return model, None
-    return model.model, model.network.output if isinstance(model, CAM) else model.output
+        return model, {}
+    if not isinstance(model, CAM):
+        return model.model, {"output": model.output}
+    return model.model, {
+        "output": model.network.output,
+        "forward_kwargs": model.network.forward_kwargs,
+        "image_argument": model.network.image_argument,
+        "num_extra_tokens": model.layers.num_extra_tokens,
+        "reshape_transform": model.layers.reshape_transform,
+    }
