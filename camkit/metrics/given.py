@@ -229,13 +229,16 @@ def read_explainer(given: Any, batch_size: int | None, of: str = "", count: int 
         raise UsageError(f"explain is a CAM, or a function of (images, targets); got {type(given).__name__}")
 
     def explain(images: Tensor, targets: Tensor) -> Tensor:
-        size = batch_size or EXPLAINED
-        # Of a batch whose images have several maps, the images with each one's first map, second, ...
+        size = len(images) if whole else batch_size or EXPLAINED
+        # Of whole batches, the images with each one's first map, then with its second, ...
         rows = [slice(first, None, count) for first in range(count)] if whole else [slice(None)]
-        parts = [part for each in rows for part in torch.split(images[each], len(images) if whole else size)]
-        owns = [part for each in rows for part in torch.split(targets[each], len(images) if whole else size)]
+        pairs = [
+            pair
+            for each in rows
+            for pair in zip(torch.split(images[each], size), torch.split(targets[each], size), strict=True)
+        ]
         made = []
-        for part, own in zip(parts, owns, strict=True):
+        for part, own in pairs:
             maps = read_maps(call(part.clone(), own), of)  # a copy: some networks write to their input
             if maps.shape != (len(part), 1, *part.shape[2:]):
                 raise UsageError(

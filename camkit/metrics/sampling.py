@@ -152,7 +152,7 @@ def mufidelity(trial: Trial, *, num_subsets: Count = 200, grid: Count = 9, share
     sums = torch.zeros_like(drops)
     height, width = trial.maps.shape[1:]
     cells = asked.cells(height, width).flatten()
-    for number, image in enumerate(_images(trial)):
+    for number, image in enumerate(trial.image_of_each):
         # Rounded once: sums of the same cells are equal in whichever order they are added.
         of_cell = [values.tolist() for values in _by_cell(trial.maps[number].flatten(), cells)]
         subsets = asked.subsets(height, width, generator_of(image, trial.seed))
@@ -194,7 +194,7 @@ def sensitivity_n(trial: Trial, *, num_subsets: Count = 100, shares: Shares = (0
     asked = RemovedPixels(num_subsets, shares)
     drops = _drops(trial, asked)
     sums = torch.zeros_like(drops)
-    for number, image in enumerate(_images(trial)):
+    for number, image in enumerate(trial.image_of_each):
         heat = trial.maps[number].flatten()
         subsets = asked.subsets(len(heat), generator_of(image, trial.seed))
         sums[number] = torch.stack([heat[subset].sum() for subset in subsets])
@@ -211,7 +211,7 @@ def _said_and_done(trial: Trial, noise: Noise) -> tuple[Tensor, Tensor]:
             float((change.cpu().double() * heat).sum())
             for change in noise.changes(image, generator_of(image, trial.seed))
         ]
-        for image, heat in zip(_images(trial), trial.maps, strict=True)
+        for image, heat in zip(trial.image_of_each, trial.maps, strict=True)
     ]
     return torch.tensor(said, dtype=torch.float64), _drops(trial, noise)
 
@@ -239,7 +239,3 @@ def _correlated(trial: Trial, sums: Tensor, drops: Tensor, correlation: Correlat
         if bool((of_score == of_score.flatten()[0]).all()):
             notes[number] = "none of the changes changes the score: correlation 0"
     return Values(rows.mean(1), {"correlation": rows}, steps=steps, notes=notes)
-
-
-def _images(trial: Trial) -> Tensor:
-    return trial.image_of_each
